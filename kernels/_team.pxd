@@ -1,0 +1,1 @@
+cdef int team_size(double work, double grain) noexcept nogil

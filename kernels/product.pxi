@@ -1,0 +1,290 @@
+# C (+)= A B for any shapes, from the tiles of tile.pxi; B packed a panel at a time in cache, packed before, or read in place.
+#
+# A panel is 2 vectors of columns wide (the last one 3 where their number is odd). A right edge of up to a quarter vector is
+# cheaper as dot products (`narrow`) than as a padded vector: N = 50 costs 50 columns, not 64.
+# Who computes an element never changes how: shares are cut at rows and panels, and each element's order of sums is fixed
+# by the whole problem's shape.
+
+from cython.parallel cimport prange
+from dd2424fast.kernels._team cimport team_size
+
+cdef enum:
+    K_BLOCK = 256      # a panel of 2 vectors and K_BLOCK rows is 32 KiB: it stays in the first cache
+    K_BLOCK_3 = 168    # so does one of 3 vectors
+    K_DOTS = 1024      # block of K in the dot products of `narrow`
+    M_BLOCK = 1024     # rows of A that stay in the second cache while all panels pass
+
+ctypedef struct Product:
+    Py_ssize_t M
+    Py_ssize_t N
+    Py_ssize_t K
+    const real* a          # A[i, k] = a[i * a_row + k * a_step]; one of the two strides is 1
+    Py_ssize_t a_row
+    Py_ssize_t a_step
+    const real* b          # B[k, j] = b[k * b_row + j * b_step]; one of the two strides is 1
+    Py_ssize_t b_row
+    Py_ssize_t b_step
+    const real* packed     # B as `pack_all` lays it, or NULL
+    real* c                # C[i, j] = c[i * c_row + j]
+    Py_ssize_t c_row
+    bint accumulate
+    const real* bias       # or NULL
+    int activation
+    Py_ssize_t vectors     # of columns, the padded last one included
+    Py_ssize_t edge        # columns left to `narrow`
+    bint in_place          # full panels are read from b without packing
+
+
+cdef inline Py_ssize_t panels_of(Py_ssize_t vectors) noexcept nogil:
+    return vectors // 2 if vectors > 1 else vectors
+
+
+cdef inline int panel_width(Py_ssize_t panel, Py_ssize_t vectors) noexcept nogil:
+    """Vectors in a panel: 2, and in the last one what is left (1, 2 or 3)."""
+    return <int> (vectors - 2 * panel) if panel == panels_of(vectors) - 1 else 2
+
+
+cdef void pack_panel(const real* b, Py_ssize_t b_row, Py_ssize_t b_step, Py_ssize_t K, Py_ssize_t width,
+                     Py_ssize_t columns, real* to) noexcept nogil:
+    """to[k, 0:width] = B[k, 0:columns], zero beyond."""
+    cdef Py_ssize_t k, j, K_full = 0, columns_full = 0
+    if b_step == 1:
+        for k in range(K):
+            j = 0
+            while j + LANES <= columns:
+                vec_store(to + j, vec_load(b + j))
+                j += LANES
+            while j < width:
+                vec_store(to + j, vec_load_part(b + j, columns - j) if j < columns else vec_zero())
+                j += LANES
+            b += b_row
+            to += width
+        return
+    if b_row == 1:
+        K_full = K - K % LANES
+        columns_full = columns - columns % LANES
+        j = 0
+        while j < columns_full:
+            k = 0
+            while k < K_full:
+                vec_transpose(b + k + j * b_step, b_step, to + k * width + j, width)
+                k += LANES
+            j += LANES
+    for k in range(K):
+        for j in range(0 if k >= K_full else columns_full, width):
+            to[k * width + j] = b[k * b_row + j * b_step] if j < columns else 0
+
+
+cdef inline forced_inline_void dots(
+    const int R, const int C, Py_ssize_t K, const real* a, Py_ssize_t a_row, const real* b, Py_ssize_t b_step,
+    real* c, Py_ssize_t c_row, bint accumulate) noexcept nogil:
+    """c[R, C] (+)= rows of A times columns of B, both contiguous in k."""
+    cdef vec total[6][4]
+    cdef vec column[4]
+    cdef vec x
+    cdef int r, j
+    cdef Py_ssize_t k = 0
+    cdef real s
+    for r in range(R):
+        for j in range(C):
+            total[r][j] = vec_zero()
+    while k + LANES <= K:
+        for j in range(C):
+            column[j] = vec_load(b + j * b_step + k)
+        for r in range(R):
+            x = vec_load(a + r * a_row + k)
+            for j in range(C):
+                total[r][j] = total[r][j] + x * column[j]
+        k += LANES
+    if k < K:
+        for j in range(C):
+            column[j] = vec_load_part(b + j * b_step + k, K - k)
+        for r in range(R):
+            x = vec_load_part(a + r * a_row + k, K - k)
+            for j in range(C):
+                total[r][j] = total[r][j] + x * column[j]
+    for r in range(R):
+        for j in range(C):
+            s = vec_sum(total[r][j])
+            c[r * c_row + j] = c[r * c_row + j] + s if accumulate else s
+
+
+cdef void dots_rows(int C, Py_ssize_t M, Py_ssize_t K, const real* a, Py_ssize_t a_row, const real* b, Py_ssize_t b_step,
+                    real* c, Py_ssize_t c_row, bint accumulate) noexcept nogil:
+    cdef Py_ssize_t i = 0
+    while i + 6 <= M:
+        if C == 4: dots(6, 4, K, a + i * a_row, a_row, b, b_step, c + i * c_row, c_row, accumulate)
+        elif C == 3: dots(6, 3, K, a + i * a_row, a_row, b, b_step, c + i * c_row, c_row, accumulate)
+        elif C == 2: dots(6, 2, K, a + i * a_row, a_row, b, b_step, c + i * c_row, c_row, accumulate)
+        else: dots(6, 1, K, a + i * a_row, a_row, b, b_step, c + i * c_row, c_row, accumulate)
+        i += 6
+    while i < M:
+        if C == 4: dots(1, 4, K, a + i * a_row, a_row, b, b_step, c + i * c_row, c_row, accumulate)
+        elif C == 3: dots(1, 3, K, a + i * a_row, a_row, b, b_step, c + i * c_row, c_row, accumulate)
+        elif C == 2: dots(1, 2, K, a + i * a_row, a_row, b, b_step, c + i * c_row, c_row, accumulate)
+        else: dots(1, 1, K, a + i * a_row, a_row, b, b_step, c + i * c_row, c_row, accumulate)
+        i += 1
+
+
+cdef inline forced_inline_void columns_down(
+    const int V, const int C, Py_ssize_t K, const real* a, Py_ssize_t a_step, Py_ssize_t rows, const real* b, Py_ssize_t b_row,
+    Py_ssize_t b_step, real* c, Py_ssize_t c_row, bint accumulate) noexcept nogil:
+    """c[V vectors of rows, C] (+)= A B for A contiguous in its rows: the vectors run down the columns of C."""
+    cdef vec total[4][4]
+    cdef vec x[4]
+    cdef vec y
+    cdef real lane[16 * 4]
+    cdef int v, j
+    cdef Py_ssize_t k, i
+    for v in range(V):
+        for j in range(C):
+            total[v][j] = vec_zero()
+    for k in range(K):
+        for v in range(V):
+            x[v] = vec_load(a + v * LANES) if rows == V * LANES else vec_load_part(a, rows)
+        for j in range(C):
+            y = vec_set(b[j * b_step])
+            for v in range(V):
+                total[v][j] = total[v][j] + x[v] * y
+        a += a_step
+        b += b_row
+    for j in range(C):
+        for v in range(V):
+            vec_store(lane + v * LANES, total[v][j])
+        for i in range(rows):
+            c[i * c_row + j] = c[i * c_row + j] + lane[i] if accumulate else lane[i]
+
+
+cdef void columns_rows(int C, Py_ssize_t M, Py_ssize_t K, const real* a, Py_ssize_t a_step, const real* b, Py_ssize_t b_row,
+                       Py_ssize_t b_step, real* c, Py_ssize_t c_row, bint accumulate) noexcept nogil:
+    cdef Py_ssize_t i = 0, rows
+    while i < M:
+        if i + 4 * LANES <= M:
+            rows = 4 * LANES
+            if C == 4: columns_down(4, 4, K, a + i, a_step, rows, b, b_row, b_step, c + i * c_row, c_row, accumulate)
+            elif C == 3: columns_down(4, 3, K, a + i, a_step, rows, b, b_row, b_step, c + i * c_row, c_row, accumulate)
+            elif C == 2: columns_down(4, 2, K, a + i, a_step, rows, b, b_row, b_step, c + i * c_row, c_row, accumulate)
+            else: columns_down(4, 1, K, a + i, a_step, rows, b, b_row, b_step, c + i * c_row, c_row, accumulate)
+        else:
+            rows = min(<Py_ssize_t> LANES, M - i)
+            if C == 4: columns_down(1, 4, K, a + i, a_step, rows, b, b_row, b_step, c + i * c_row, c_row, accumulate)
+            elif C == 3: columns_down(1, 3, K, a + i, a_step, rows, b, b_row, b_step, c + i * c_row, c_row, accumulate)
+            elif C == 2: columns_down(1, 2, K, a + i, a_step, rows, b, b_row, b_step, c + i * c_row, c_row, accumulate)
+            else: columns_down(1, 1, K, a + i, a_step, rows, b, b_row, b_step, c + i * c_row, c_row, accumulate)
+        i += rows
+
+
+cdef void narrow(const Product* p, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
+    """The last `edge` columns of C, rows start to stop."""
+    cdef Py_ssize_t first = p.N - p.edge, k, size, j, e
+    cdef real* c = p.c + start * p.c_row + first
+    cdef const real* b = p.b + first * p.b_step
+    cdef real columns[4 * K_DOTS]
+    cdef int edge = <int> p.edge
+    if p.a_step != 1:
+        columns_rows(edge, stop - start, p.K, p.a + start, p.a_step, b, p.b_row, p.b_step, c, p.c_row, p.accumulate)
+    else:
+        k = 0
+        while k < p.K:
+            size = min(<Py_ssize_t> K_DOTS, p.K - k)
+            if p.b_row != 1:
+                for j in range(size):
+                    for e in range(edge):
+                        columns[e * K_DOTS + j] = b[(k + j) * p.b_row + e * p.b_step]
+                dots_rows(edge, stop - start, size, p.a + start * p.a_row + k, p.a_row, columns, K_DOTS,
+                          c, p.c_row, p.accumulate or k > 0)
+            else:
+                dots_rows(edge, stop - start, size, p.a + start * p.a_row + k, p.a_row, b + k, p.b_step,
+                          c, p.c_row, p.accumulate or k > 0)
+            k += size
+    finish(p.activation, c, p.c_row, stop - start, p.edge, NULL if p.bias == NULL else p.bias + first)
+
+
+cdef void panels(const Product* p, Py_ssize_t start, Py_ssize_t stop, Py_ssize_t first, Py_ssize_t end) noexcept nogil:
+    """Rows start to stop of C in panels first to end."""
+    cdef Py_ssize_t most = K_BLOCK if p.vectors != 3 else K_BLOCK_3
+    cdef Py_ssize_t row, rows, k, size, panel, column, width, columns, b_step, last
+    cdef real packed[K_BLOCK * 3 * LANES]
+    cdef const real* b
+    cdef real* c
+    cdef int V
+    row = start
+    while row < stop:
+        rows = min(<Py_ssize_t> M_BLOCK, stop - row)
+        k = 0
+        while k < p.K:
+            size = min(most, p.K - k)
+            for panel in range(first, end):
+                V = panel_width(panel, p.vectors)
+                width = V * LANES
+                column = panel * 2 * LANES
+                columns = min(width, p.N - column)
+                last = columns - (V - 1) * LANES
+                if p.packed != NULL:
+                    b = p.packed + column * p.K + k * width
+                    b_step = width
+                elif p.in_place and columns == width:
+                    b = p.b + k * p.b_row + column
+                    b_step = p.b_row
+                else:
+                    pack_panel(p.b + k * p.b_row + column * p.b_step, p.b_row, p.b_step, size, width, columns, packed)
+                    b = packed
+                    b_step = width
+                c = p.c + row * p.c_row + column
+                stripe(V, rows, size, p.a + row * p.a_row + k * p.a_step, p.a_row, p.a_step, b, b_step, c, p.c_row, last,
+                       p.accumulate or k > 0)
+                if k + size == p.K:
+                    finish(p.activation, c, p.c_row, rows, columns, NULL if p.bias == NULL else p.bias + column)
+            k += size
+        row += rows
+
+
+cdef void share(const Product* p, bint by_panels, int part, int parts) noexcept nogil:
+    """The part-th of `parts` equal shares of a product."""
+    cdef Py_ssize_t start = p.M * part // parts, stop = p.M * (part + 1) // parts, count = panels_of(p.vectors)
+    if by_panels:
+        panels(p, 0, p.M, count * part // parts, count * (part + 1) // parts)
+    elif count:
+        panels(p, start, stop, 0, count)
+    if p.edge:
+        narrow(p, start, stop)
+
+
+cdef void product(Product* p) noexcept nogil:
+    """C (+)= A B, then f(C + bias). Fill M to activation; the rest is decided here, from the whole problem's shape."""
+    cdef Py_ssize_t edge = p.N % LANES
+    cdef int part, parts
+    cdef bint by_panels
+    p.edge = edge if edge <= LANES // 4 and p.packed == NULL else 0
+    p.vectors = (p.N - p.edge + LANES - 1) // LANES
+    # Packing pays where a panel serves several tiles of rows; a single panel of a row-major B is as good where it lies.
+    p.in_place = p.b_step == 1 and (p.vectors <= 3 or p.M <= 2 * ROWS_2)
+    if p.K == 0:
+        nothing(p)
+        return
+    parts = team_size(2.0 * p.M * p.N * p.K, 3e5)
+    by_panels = panels_of(p.vectors) >= 2 * parts and (p.M < 8 * parts or not p.in_place)
+    if parts == 1:
+        share(p, False, 0, 1)
+    else:
+        for part in prange(parts, num_threads=parts, schedule="static", chunksize=1):
+            share(p, by_panels, part, parts)
+
+
+cdef void nothing(Product* p) noexcept nogil:
+    """An empty sum is zero: C = f(bias)."""
+    cdef Py_ssize_t i, j
+    if not p.accumulate:
+        for i in range(p.M):
+            for j in range(p.N):
+                p.c[i * p.c_row + j] = 0
+    finish(p.activation, p.c, p.c_row, p.M, p.N, p.bias)
+
+
+cdef void pack_all(const real* b, Py_ssize_t b_row, Py_ssize_t b_step, Py_ssize_t K, Py_ssize_t N, real* to) noexcept nogil:
+    """All panels one after the other, each (K, width); `to` holds K * N rounded up to whole vectors."""
+    cdef Py_ssize_t vectors = (N + LANES - 1) // LANES, panel, column, width
+    for panel in range(panels_of(vectors)):
+        column = panel * 2 * LANES
+        width = panel_width(panel, vectors) * LANES
+        pack_panel(b + column * b_step, b_row, b_step, K, width, min(width, N - column), to + column * K)
