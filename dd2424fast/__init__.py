@@ -1,0 +1,43 @@
+"""dd2424fast: small neural networks trained on the CPU by fast kernels that equal a NumPy definition.
+
+Everything below is imported when it is first used: `import dd2424fast` costs little more than `import numpy`.
+"""
+
+import importlib
+
+_MODULES = {
+    "callbacks", "cli", "data", "kernels", "losses", "models", "nn", "optim", "schedules",
+}  # fmt: skip
+_NAMES = {
+    "Trainer": "training",
+    "TrainingDiverged": "training",
+    "History": "history",
+    "backend": "config",
+    "get_backend": "config",
+    "get_num_threads": "config",
+    "set_backend": "config",
+    "set_num_threads": "config",
+    "show_config": "config",
+    "gradcheck": "gradients",
+    "profile": "profiling",
+}
+
+__all__ = sorted([*_MODULES, *_NAMES, "__version__"])
+
+
+def __getattr__(name):
+    if name in _MODULES:
+        return importlib.import_module(f".{name}", __name__)
+    if name in _NAMES:
+        value = getattr(importlib.import_module(f".{_NAMES[name]}", __name__), name)
+        globals()[name] = value
+        return value
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("dd2424fast")
+    raise AttributeError(f"module 'dd2424fast' has no attribute {name!r}")
+
+
+def __dir__():
+    return __all__

@@ -74,7 +74,8 @@ def load_cifar10(path=None, *, batches=(1, 2, 3, 4, 5), download=False):
 
     References
     ----------
-    A. Krizhevsky, "Learning multiple layers of features from tiny images", 2009. https://www.cs.toronto.edu/~kriz/cifar.html
+    A. Krizhevsky, "Learning multiple layers of features from tiny images", 2009.
+    https://www.cs.toronto.edu/~kriz/cifar.html
 
     Examples
     --------
@@ -216,7 +217,7 @@ def _parse(program, where):
             raise ValueError("b'labels': expected a list of integers from 0 to 9")
         if len(labels) != len(pixels):
             raise ValueError(f"b'labels': expected {len(pixels)}, one per image, got {len(labels)}")
-    except (ValueError, LookupError, TypeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise ValueError(f"{where}: not a sound CIFAR-10 batch file: {error}") from error
     # A row holds the red, the green and the blue plane, each by rows: (3, 32, 32).
     return np.ascontiguousarray(pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)), np.array(labels, np.int64)
@@ -342,7 +343,8 @@ def _run(program):
         elif op == pickle.REDUCE:
             stack.append(_reduce(*since(-2)))
         elif op == pickle.BUILD:
-            stack[-2].state = stack.pop()
+            state = stack.pop()
+            stack[-1].state = state
         elif op == pickle.STOP:
             return stack.pop()
         elif op != pickle.PROTO:

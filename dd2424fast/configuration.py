@@ -1,0 +1,82 @@
+"""Objects that know the arguments they were made with."""
+
+import difflib
+import inspect
+
+
+def suggestion(name, known):
+    """Return " (did you mean 'x'?)" for the nearest known name, or an empty string."""
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f" (did you mean {near[0]!r}?)" if near else ""
+
+
+class Configured:
+    """Base of models, layers, optimizers, schedules and losses: remembers its constructor's arguments.
+
+    From them come the printed form, the description in a saved file, and an error for an unknown keyword that suggests the right one.
+
+    Attributes
+    ----------
+    config : dict
+        Every constructor argument by name, defaults filled in.
+    """
+
+    def __new__(cls, *args, **kwargs):
+        signature = inspect.signature(cls.__init__)
+        try:
+            bound = signature.bind(None, *args, **kwargs)
+        except TypeError as error:
+            unknown = [name for name in kwargs if name not in signature.parameters]
+            if not unknown:
+                raise TypeError(f"{cls.__name__}: {error}") from None
+            known = [name for name in signature.parameters if name != "self"]
+            raise TypeError(
+                f"{cls.__name__}: unknown keyword {unknown[0]!r}{suggestion(unknown[0], known)}; it takes {', '.join(known) or 'none'}"
+            ) from None
+        bound.apply_defaults()
+        self = super().__new__(cls)
+        self.config = dict(list(bound.arguments.items())[1:])
+        return self
+
+    def __getnewargs_ex__(self):
+        # Copying and pickling make the object anew through __new__, which wants its arguments.
+        positional, named = [], {}
+        for name, parameter in inspect.signature(type(self).__init__).parameters.items():
+            if parameter.kind is parameter.VAR_POSITIONAL:
+                positional.extend(self.config[name])
+            elif name in self.config:
+                named[name] = self.config[name]
+        return tuple(positional), named
+
+    def __repr__(self):
+        parts = []
+        defaults = inspect.signature(type(self).__init__).parameters
+        for name, value in self.config.items():
+            if defaults[name].kind is inspect.Parameter.VAR_POSITIONAL:
+                parts.extend(map(repr, value))
+            elif defaults[name].default is inspect.Parameter.empty or value != defaults[name].default:
+                parts.append(f"{name}={value!r}")
+        return f"{type(self).__name__}({', '.join(parts)})"
+
+
+def positive_integer(name, value):
+    """Return `value` as an int of at least 1, or raise an error that names the argument."""
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise TypeError(f"{name}: expected an integer of at least 1, got {value!r}")
+    if value < 1:
+        raise ValueError(f"{name}: expected an integer of at least 1, got {value}")
+    return int(value)
+
+
+def real_in(name, value, low, high, include_low=True, include_high=True):
+    """Return `value` as a float within the interval, or raise an error that names the argument."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name}: expected a number, got {value!r}") from None
+    above = number >= low if include_low else number > low
+    below = number <= high if include_high else number < high
+    if not (above and below):
+        interval = f"{'[' if include_low else '('}{low:g}, {high:g}{']' if include_high else ')'}"
+        raise ValueError(f"{name}: expected a number in {interval}, got {value!r}")
+    return number

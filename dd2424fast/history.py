@@ -1,0 +1,79 @@
+"""What a training went through, epoch by epoch."""
+
+import csv
+import json
+
+
+class History:
+    """Columns of numbers, one entry an epoch: `history["loss"]` is a list.
+
+    Attributes
+    ----------
+    columns : dict
+        From name ("epoch", "loss", "accuracy", "val_loss", "val_accuracy", "lr", "seconds") to list. Loss in the loss function's unit,
+        accuracies as fractions, seconds of wall time.
+    """
+
+    def __init__(self, columns=None):
+        self.columns = {name: list(values) for name, values in (columns or {}).items()}
+
+    def add(self, row):
+        """Append one epoch; a column that is new, or missing here, is filled with None."""
+        length = len(self)
+        for name in row.keys() - self.columns.keys():
+            self.columns[name] = [None] * length
+        for name, values in self.columns.items():
+            values.append(row.get(name))
+
+    def __len__(self):
+        return max(map(len, self.columns.values()), default=0)
+
+    def __getitem__(self, name):
+        if name not in self.columns:
+            raise KeyError(f"history has no {name!r}; it has {', '.join(sorted(self.columns)) or 'no epochs yet'}")
+        return self.columns[name]
+
+    def __contains__(self, name):
+        return name in self.columns
+
+    def to_json(self, path):
+        """Write the columns as a JSON object of lists."""
+        with open(path, "w", encoding="utf-8") as file:
+            json.dump(self.columns, file, indent=1)
+
+    def to_csv(self, path):
+        """Write one line an epoch, with a header."""
+        with open(path, "w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(self.columns)
+            writer.writerows(zip(*self.columns.values(), strict=True))
+
+    def plot(self, path=None):
+        """Draw loss and accuracy against epochs.
+
+        Parameters
+        ----------
+        path : path-like, optional
+            Where to write the picture; its ending says in which format.
+
+        Returns
+        -------
+        matplotlib.figure.Figure
+        """
+        from matplotlib.figure import Figure  # no pyplot: no window, no global state
+
+        figure = Figure(figsize=(9, 3.5), layout="constrained")
+        for axes, quantity in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
+            for name, label in ((quantity, "training"), (f"val_{quantity}", "validation")):
+                if name in self.columns:
+                    axes.plot(self.columns["epoch"], self.columns[name], label=label)
+            axes.set(xlabel="epoch", ylabel=quantity)
+            if axes.lines:
+                axes.legend()
+        if path is not None:
+            figure.savefig(path)
+        return figure
+
+    def __repr__(self):
+        last = {name: values[-1] for name, values in self.columns.items() if values}
+        return f"<History of {len(self)} epochs, last {last}>"

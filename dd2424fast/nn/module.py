@@ -1,0 +1,501 @@
+"""The base of layers and models, and the flat vectors their parameters live in."""
+
+import operator
+import threading
+
+import numpy as np
+
+from ..configuration import Configured
+
+# Pseudo-random streams under one seed: what is drawn for one purpose never repeats what is drawn for another.
+INITIAL_WEIGHTS, DROPOUT, SHUFFLE, AUGMENTATION = range(4)
+
+
+def generator(seed, *key):
+    """A NumPy Generator that is a pure function of (seed, key); seed None means fresh entropy."""
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence(seed, spawn_key=key)))
+
+
+class Parameter:
+    """A named array that is trained: a view into its model's flat vector, and a view into the flat gradients.
+
+    Attributes
+    ----------
+    value, gradient : ndarray
+        Re-homed by `Module.join`; always read them through the Parameter.
+    trainable : bool
+    decays : bool
+        Whether weight decay applies (weights: yes; biases and norm parameters: no).
+    rate : float
+        Factor on the learning rate.
+    transposed : bool
+        Stored (in, out); state_dict speaks PyTorch's (out, in).
+    """
+
+    __slots__ = ("_decays", "_rate", "_trainable", "gradient", "init", "name", "transposed", "value")
+
+    changes = 0  # of any parameter's training; an optimizer whose table is older makes it anew
+
+    def __init__(self, name, value, init, decays, transposed):
+        self.name = name
+        self.value = value
+        self.gradient = np.zeros_like(value)
+        self.init = init
+        self.decays = decays
+        self.transposed = transposed
+        self.trainable = True
+        self.rate = 1.0
+
+
+def _noted(field):
+    """An attribute of Parameter whose assignment counts as a change of its training."""
+
+    def assign(self, value):
+        setattr(self, field, value)
+        Parameter.changes += 1
+
+    return property(operator.attrgetter(field), assign)
+
+
+for _name in ("decays", "rate", "trainable"):
+    setattr(Parameter, _name, _noted(f"_{_name}"))
+
+
+class Workspace:
+    """What one pass through a model writes: every layer's output, and what its backward pass needs.
+
+    Buffers grow to the largest batch seen; a smaller batch uses a prefix. Training has one workspace; inference has one per thread.
+
+    Attributes
+    ----------
+    training : bool
+    seed, update : int
+        With them dropout's mask is a pure function of the update.
+    saved : dict
+        From layer to what it keeps between forward and backward.
+    """
+
+    def __init__(self, training):
+        self.training = training
+        self.seed = 0
+        self.update = 0
+        self.saved = {}
+        self._views = {}
+        self._memory = {}
+
+    def array(self, owner, name, shape, dtype):
+        """An uninitialised array of this shape, the same memory at every call with this owner and name."""
+        view = self._views.get((owner, name))
+        if view is not None and view.shape == shape and view.dtype is dtype:
+            return view
+        return self._grow((owner, name), shape, dtype)
+
+    def _grow(self, key, shape, dtype):
+        size = 1
+        for length in shape:
+            size *= length
+        memory = self._memory.get(key)
+        if memory is None or memory.size < size or memory.dtype != dtype:
+            memory = self._memory[key] = np.empty(size, dtype)
+        view = self._views[key] = memory[:size].reshape(shape)
+        return view
+
+
+class _ParameterView:
+    """Class attribute through which `layer.weight` reads the view, and `layer.weight = a` copies into it."""
+
+    def __init__(self, name, field):
+        self.name = name
+        self.field = field
+
+    def __get__(self, module, owner=None):
+        if module is None:
+            return self
+        try:
+            return getattr(module._own[self.name], self.field)
+        except KeyError:
+            raise AttributeError(f"{type(module).__name__} has no parameter {self.name!r}") from None
+
+    def __set__(self, module, value):
+        target = self.__get__(module)
+        if np.shape(value) != target.shape:
+            raise ValueError(f"{self.name}: expected shape {target.shape}, got {np.shape(value)}")
+        target[...] = value
+
+
+class Module(Configured):
+    """Base class of every layer and model.
+
+    A layer of your own adds its parameters in `__init__` and defines `forward` and `backward`::
+
+        class Scale(dd.nn.Module):
+            def __init__(self, features, *, dtype="float32", seed=None):
+                super().__init__(dtype=dtype, seed=seed)
+                self.add("factor", (features,), np.ones)
+
+            def forward(self, x):
+                self.x = x
+                return x * self.factor
+
+            def backward(self, dy):
+                self.dfactor[...] = (dy * self.x).sum(axis=0)
+                return dy * self.factor
+
+    `backward` overwrites the gradients. `self.training` says which mode is meant; `dd.gradcheck` checks the layer.
+
+    Parameters
+    ----------
+    dtype : {"float32", "float64"}
+    seed : int, optional
+        Of the initial weights; None draws fresh entropy.
+    """
+
+    def __init__(self, *, dtype="float32", seed=None):
+        self.dtype = np.dtype(dtype)
+        if self.dtype not in (np.dtype("float32"), np.dtype("float64")):
+            raise ValueError(f"dtype: expected 'float32' or 'float64', got {dtype!r}")
+        if seed is not None and (isinstance(seed, bool) or not hasattr(seed, "__index__") or seed < 0):
+            raise ValueError(f"seed: expected None or an integer of at least 0, got {seed!r}")
+        self.seed = seed
+        self.training = True
+        self._own = {}
+        self._own_buffers = {}
+        self._forget()
+
+    def _forget(self):
+        """Drop what can be rebuilt: the flat vectors and the workspaces."""
+        self._flat = None
+        self._work = None
+        self._inference = threading.local()
+        self._busy = threading.Lock()
+
+    # ---- parameters ------------------------------------------------------------------------------------------------
+
+    def add(self, name, shape, init, *, decays=None, transposed=False):
+        """Add a parameter, readable as `self.<name>`, its gradient as `self.d<name>`.
+
+        Parameters
+        ----------
+        name : str
+        shape : tuple of int
+        init : callable
+            `init(shape)` or `init(shape, rng)` returns the initial values (drawn in float64, so that a seed gives the same weights in both
+            dtypes).
+        decays : bool, optional
+            Whether weight decay applies; by default to parameters of two or more dimensions.
+        transposed : bool
+            state_dict shows the transpose.
+        """
+        if name in self._own or name in self._own_buffers:
+            raise ValueError(f"name: {type(self).__name__} already has a parameter {name!r}")
+        value = self._draw(init, shape, generator(self.seed, INITIAL_WEIGHTS, len(self._own)))
+        decays = len(shape) >= 2 if decays is None else decays
+        self._own[name] = Parameter(name, value, init, decays, transposed)
+        self._show(name, name, "value")
+        self._show(f"d{name}", name, "gradient")
+
+    def _draw(self, init, shape, rng):
+        try:
+            value = init(shape, rng)
+        except TypeError:
+            value = init(shape)  # np.zeros and np.ones would take rng for a dtype, and refuse
+        return np.ascontiguousarray(value, dtype=self.dtype)
+
+    def _show(self, attribute, name, field):
+        if not isinstance(getattr(type(self), attribute, None), _ParameterView):
+            setattr(type(self), attribute, _ParameterView(name, field))
+
+    def add_buffer(self, name, value):
+        """Add an array that is saved with the model but not trained, such as a running mean."""
+        self._own_buffers[name] = np.ascontiguousarray(value, dtype=self.dtype)
+
+    def children(self):
+        """The modules inside this one: dict from name to Module, in the order of their parameters."""
+        return {name: value for name, value in vars(self).items() if isinstance(value, Module)}
+
+    def modules(self, prefix=""):
+        """Yield (path, module) for this module and all below it, depth first."""
+        yield prefix, self
+        for name, child in self.children().items():
+            yield from child.modules(f"{prefix}.{name}" if prefix else name)
+
+    def named_parameters(self):
+        """Yield (path, Parameter) in the order of the flat vector."""
+        for path, module in self.modules():
+            for name, parameter in module._own.items():
+                yield (f"{path}.{name}" if path else name), parameter
+
+    def join(self):
+        """Move all parameters, gradients and buffers of this module into flat vectors, as views of them.
+
+        Called by itself when the flat vectors are first needed, and by containers after a layer was replaced. The vectors of the modules
+        inside become slices of this module's.
+        """
+        parameters = [parameter for _, parameter in self.named_parameters()]
+        buffers = [(module, name) for _, module in self.modules() for name in module._own_buffers]
+        size = sum(parameter.value.size for parameter in parameters)
+        flat = np.empty(size, self.dtype), np.zeros(size, self.dtype)
+        kept = np.empty(sum(module._own_buffers[name].size for module, name in buffers), self.dtype)
+        start = 0
+        for parameter in parameters:
+            stop = start + parameter.value.size
+            for vector, field in zip(flat, ("value", "gradient"), strict=True):
+                view = vector[start:stop].reshape(parameter.value.shape)
+                view[...] = getattr(parameter, field)
+                setattr(parameter, field, view)
+            start = stop
+        start = 0
+        for module, name in buffers:
+            old = module._own_buffers[name]
+            view = kept[start : start + old.size].reshape(old.shape)
+            view[...] = old
+            module._own_buffers[name] = view
+            start += old.size
+        self._assign(*flat, kept, 0, 0)
+
+    def _assign(self, values, gradients, buffers, first, first_buffer):
+        """Hand this module and those inside their slices, from `first` on; returns where they end."""
+        stop = first + sum(parameter.value.size for parameter in self._own.values())
+        stop_buffer = first_buffer + sum(buffer.size for buffer in self._own_buffers.values())
+        for child in self.children().values():
+            stop, stop_buffer = child._assign(values, gradients, buffers, stop, stop_buffer)
+        self._flat = values[first:stop], gradients[first:stop], buffers[first_buffer:stop_buffer]
+        self._joined()
+        return stop, stop_buffer
+
+    def _joined(self):
+        """Hook for what depends on the structure of the module."""
+
+    @property
+    def parameters(self):
+        """All parameters as one contiguous vector, a view: writing to it changes the model."""
+        if self._flat is None:
+            self.join()
+        return self._flat[0]
+
+    @property
+    def gradients(self):
+        """All gradients as one contiguous vector, in the order of `parameters`."""
+        if self._flat is None:
+            self.join()
+        return self._flat[1]
+
+    @property
+    def buffers(self):
+        """All running statistics as one contiguous vector."""
+        if self._flat is None:
+            self.join()
+        return self._flat[2]
+
+    def _initialise(self, seed):
+        """Draw all parameters anew, the i-th from stream i of this seed."""
+        for i, (_, parameter) in enumerate(self.named_parameters()):
+            parameter.value[...] = self._draw(parameter.init, parameter.value.shape, generator(seed, INITIAL_WEIGHTS, i))
+
+    def freeze(self, prefix=""):
+        """Keep the parameters whose path starts with `prefix` from being trained. Returns how many parameters (numbers) that are."""
+        return self._set_trainable(prefix, False)
+
+    def unfreeze(self, prefix=""):
+        """Train the parameters whose path starts with `prefix` again."""
+        return self._set_trainable(prefix, True)
+
+    def _set_trainable(self, prefix, trainable):
+        chosen = [p for path, p in self.named_parameters() if path == prefix or path.startswith(f"{prefix}." if prefix else "")]
+        if not chosen:
+            raise ValueError(f"prefix: no parameter's path starts with {prefix!r}; there are {[p for p, _ in self.named_parameters()]}")
+        for parameter in chosen:
+            parameter.trainable = trainable
+        return sum(parameter.value.size for parameter in chosen)
+
+    # ---- running ---------------------------------------------------------------------------------------------------
+
+    def forward(self, x):
+        """Apply the module to a batch; `train()` and `eval()` say in which mode.
+
+        Returns an array that the caller owns. `backward` refers to the latest `forward` in training mode.
+        """
+        self._defined("_forward", "forward")
+        work = self._training_work() if self.training else self._inference_work()
+        return np.array(self._forward(self._input(x), work))
+
+    def backward(self, dy, accumulate=False):
+        """Backpropagate dy, the gradient of the loss with respect to the latest forward's result.
+
+        Overwrites `gradients`, or adds to them where `accumulate` is true. Returns dx, or None where the input has no gradient.
+        """
+        self._defined("_backward", "backward")
+        if self._work is None or not self._work.saved:
+            raise RuntimeError("backward: call forward in training mode first")
+        before = self.gradients.copy() if accumulate else None
+        dx = self._backward(np.array(dy, dtype=self.dtype, order="C"), self._work, True)
+        if accumulate:
+            self._flat[1].__iadd__(before)
+        return None if dx is None else np.array(dx)
+
+    def _defined(self, inner, outer):
+        if getattr(type(self), inner) is getattr(Module, inner):
+            raise NotImplementedError(f"{type(self).__name__}: define {outer}")
+
+    def _forward(self, x, work):
+        """The pass itself: x is checked; the result may be a buffer of `work`. Calls `forward` of a layer that defines only that."""
+        before, self.training = self.training, work.training
+        try:
+            return self.forward(x)
+        finally:
+            self.training = before
+
+    def _backward(self, dy, work, need_dx):
+        """The backward pass itself: may overwrite dy; the result may be a buffer of `work`."""
+        return self.backward(dy)
+
+    def _input(self, x):
+        """Return x as this module reads it: an ndarray of its dtype and shape. The edge at which other types are converted, once."""
+        if type(x) is not np.ndarray or x.dtype is not self.dtype:
+            x = self._converted(x)
+        self._check_shape(x)
+        return x
+
+    def _converted(self, x):
+        a = np.asarray(x)
+        if a.dtype.kind not in "fiub":
+            raise TypeError(f"x: expected numbers, got {type(x).__name__} of dtype {a.dtype}")
+        return a.astype(self.dtype, order="C", copy=False)
+
+    def _check_shape(self, x):
+        """Raise ValueError where x has a shape that this module cannot take."""
+
+    def _training_work(self):
+        if self._work is None:
+            self._work = Workspace(training=True)
+        return self._work
+
+    def _inference_work(self):
+        work = getattr(self._inference, "work", None)
+        if work is None:
+            work = self._inference.work = Workspace(training=False)
+        return work
+
+    def predict(self, x, batch_size=1024):
+        """The module's output in evaluation mode, batch by batch, whatever the mode; leaves the training state alone."""
+        x = self._input(x)
+        work = self._inference_work()
+        parts = [np.array(self._forward(x[i : i + batch_size], work)) for i in range(0, max(len(x), 1), batch_size)]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def train(self):
+        """Let `forward` act as in training (dropout on, batch statistics). Returns the module."""
+        return self._set_mode(True)
+
+    def eval(self):
+        """Let `forward` act as in use (dropout off, running statistics). Returns the module."""
+        return self._set_mode(False)
+
+    def _set_mode(self, training):
+        for _, module in self.modules():
+            module.training = training
+        return self
+
+    # ---- exchange --------------------------------------------------------------------------------------------------
+
+    def _entries(self):
+        """Yield (path, array, transposed) of all that is saved, in PyTorch's order: a module's parameters, then its buffers."""
+        for path, module in self.modules():
+            dot = f"{path}." if path else ""
+            for name, parameter in module._own.items():
+                yield dot + name, parameter.value, parameter.transposed
+            for name, buffer in module._own_buffers.items():
+                yield dot + name, buffer, False
+
+    def state_dict(self):
+        """Copies of all parameters and running statistics, in PyTorch's names, order and shapes."""
+        return {path: np.array(a.T if transposed else a, order="C") for path, a, transposed in self._entries()}
+
+    def gradient_dict(self):
+        """Copies of all gradients, in PyTorch's names, order and shapes."""
+        return {
+            path: np.array(p.gradient.T if p.transposed else p.gradient, order="C") for path, p in self.named_parameters()
+        }
+
+    def load_state_dict(self, state, strict=True):
+        """Copy values into the parameters and running statistics.
+
+        Parameters
+        ----------
+        state : mapping from name to array
+            As `state_dict` gives it, or a PyTorch module's. Nothing is changed unless all of it fits.
+        strict : bool
+            False admits missing and extra names; shapes must fit all the same.
+
+        Raises
+        ------
+        ValueError
+            Names are missing, unexpected, or arrays have another shape; all of them are listed.
+        """
+        entries = {path: (a, transposed) for path, a, transposed in self._entries()}
+        given = {name: _as_array(value) for name, value in state.items() if not name.endswith("num_batches_tracked")}
+        problems = []
+        if strict:
+            problems += [f"missing {name}" for name in entries if name not in given]
+            problems += [f"unexpected {name}" for name in given if name not in entries]
+        for name in entries.keys() & given.keys():
+            a, transposed = entries[name]
+            expected = a.shape[::-1] if transposed else a.shape
+            if given[name].shape != expected:
+                problems.append(f"{name} has shape {given[name].shape}, expected {expected}")
+        if problems:
+            raise ValueError(f"state: does not fit {type(self).__name__}: {'; '.join(sorted(problems))}")
+        for name in entries.keys() & given.keys():
+            a, transposed = entries[name]
+            a[...] = given[name].T if transposed else given[name]
+
+    def save(self, path):
+        """Write the model to a safetensors file, whole or not at all: its configuration and its state_dict."""
+        from ..files import save_model
+
+        save_model(self, path)
+
+    @classmethod
+    def load(cls, path, *, modules=()):
+        """Read a model that `save` wrote.
+
+        Parameters
+        ----------
+        path : path-like
+        modules : sequence of Module classes
+            Layers of your own that the model contains.
+        """
+        from ..files import load_model
+
+        return load_model(path, cls, modules)
+
+    def summary(self):
+        """A table of the layers with their parameter counts, as text."""
+        rows = [("layer", "kind", "parameters")]
+        for path, module in self.modules():
+            if not module.children():
+                count = sum(p.value.size for p in module._own.values())
+                frozen = module._own and not any(p.trainable for p in module._own.values())
+                rows.append((path or "-", repr(module), f"{count:,}{' (frozen)' if frozen else ''}"))
+        widths = [max(len(row[i]) for row in rows) for i in range(3)]
+        lines = [f"{a:<{widths[0]}}  {b:<{widths[1]}}  {c:>{widths[2]}}" for a, b, c in rows]
+        lines.insert(1, "-" * len(lines[0]))
+        trained = sum(p.value.size for _, p in self.named_parameters() if p.trainable)
+        return "\n".join([*lines, f"{self.parameters.size:,} parameters, {trained:,} trained, {self.dtype}"])
+
+    def __getstate__(self):
+        # Views would come back detached from their vector: leave the vectors out, they are rebuilt from the parts.
+        dropped = {"_flat", "_work", "_inference", "_busy"}
+        return {name: value for name, value in self.__dict__.items() if name not in dropped}
+
+    def __setstate__(self, state):
+        self.__dict__.update(state)
+        self._forget()
+        for name in self._own:  # in a fresh process the class does not show them yet
+            self._show(name, name, "value")
+            self._show(f"d{name}", name, "gradient")
+
+
+def _as_array(value):
+    """A PyTorch tensor or anything array-like as an ndarray."""
+    return np.asarray(value.detach().cpu()) if hasattr(value, "detach") else np.asarray(value)

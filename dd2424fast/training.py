@@ -1,0 +1,413 @@
+"""The training loop: one update, one evaluation, and the epochs around them."""
+
+import contextlib
+import math
+import signal
+import threading
+import time
+
+import numpy as np
+
+from . import kernels
+from .callbacks import Callback, Checkpoint
+from .configuration import Configured, positive_integer, real_in
+from .history import History
+from .losses import CrossEntropy, Loss
+from .nn.module import AUGMENTATION, SHUFFLE, Module, generator
+from .optim import Optimizer
+
+
+class TrainingDiverged(FloatingPointError):
+    """The loss or a gradient is not finite. The update was not applied: the parameters are those before it.
+
+    Attributes
+    ----------
+    update : int
+        Number of the update, from 0.
+    """
+
+    def __init__(self, message, update):
+        super().__init__(message)
+        self.update = update
+
+    def __reduce__(self):
+        return type(self), (self.args[0], self.update)
+
+
+class Trainer(Configured):
+    """Trains a model with an optimizer on a loss.
+
+    Parameters
+    ----------
+    model : nn.Module
+    optimizer : optim.Optimizer
+    loss : losses.Loss, optional
+        Default: CrossEntropy().
+    clip_value : float, optional
+        Clip every gradient element to [-clip_value, clip_value].
+    clip_norm : float, optional
+        Scale the gradient to this Euclidean norm where its norm is larger.
+    schedule : callable, optional
+        From the number of the update (from 0) to the learning rate; default: the optimizer's own `lr` throughout.
+    seed : int
+        Of shuffling, dropout and augmentation, each a pure function of it and of the epoch or update.
+
+    Attributes
+    ----------
+    update : int
+        Updates made so far.
+    epoch : int
+        Epochs completed so far.
+    history : History
+    """
+
+    def __init__(self, model, optimizer, loss=None, clip_value=None, clip_norm=None, schedule=None, seed=0):
+        if not isinstance(model, Module):
+            raise TypeError(f"model: expected an nn.Module, got {type(model).__name__}")
+        if not isinstance(optimizer, Optimizer):
+            raise TypeError(f"optimizer: expected an optim.Optimizer, got {type(optimizer).__name__}")
+        loss = CrossEntropy() if loss is None else loss
+        if not isinstance(loss, Loss):
+            raise TypeError(f"loss: expected a losses.Loss, got {type(loss).__name__}")
+        if schedule is not None and not callable(schedule):
+            raise TypeError(f"schedule: expected a function of the update's number, got {type(schedule).__name__}")
+        self.model, self.optimizer, self.loss, self.schedule = model, optimizer, loss, schedule
+        self.clip_value = None if clip_value is None else real_in("clip_value", clip_value, 0, math.inf, include_low=False)
+        self.clip_norm = None if clip_norm is None else real_in("clip_norm", clip_norm, 0, math.inf, include_low=False)
+        self.seed = 0 if seed is None else seed
+        self.update = 0
+        self.epoch = 0
+        self.history = History()
+        self.stop_reason = None
+        self._progress = None  # of an epoch begun and not ended: (batches done, sum of losses, correct, weight)
+        self._first_epoch = None  # of a fit begun and not ended; the epochs of `fit` count from here
+        self._last_epoch = 0
+        self._callbacks = ()
+        self._callback_states = {}  # read from a checkpoint, until the next fit takes them up
+        self._outputs = None
+
+    # ---- one update ------------------------------------------------------------------------------------------------
+
+    def step(self, x, y, lengths=None, sample_weight=None):
+        """Make one update on one batch.
+
+        Parameters
+        ----------
+        x : array of shape (batch, features) or (batch, height, width, channels)
+        y : integer labels of shape (batch,), or floats for regression
+        lengths : None
+            Reserved for sequences.
+        sample_weight : array of shape (batch,), optional
+
+        Returns
+        -------
+        float
+            The mean data loss before the update, without the decay term.
+
+        Raises
+        ------
+        TrainingDiverged
+            The loss or the gradient is not finite; parameters and running statistics are left as they were.
+        ValueError, TypeError
+            x or y does not fit the model; nothing was changed.
+        """
+        model, work = self.model, self.model._training_work()
+        if lengths is not None:
+            raise ValueError("lengths: this model takes no sequences")
+        if not model._busy.acquire(blocking=False):
+            raise RuntimeError("step: this model is being trained by another thread")
+        try:
+            x = model._input(x)
+            if not len(x):
+                raise ValueError(f"x: expected at least one row, got shape {x.shape}")
+            work.training, work.seed, work.update = True, self.seed, self.update
+            before = model.buffers.copy() if model.buffers.size else None
+            outputs = model._forward(x, work)
+            if type(y) is not np.ndarray:
+                y = np.asarray(y)
+            gradient = work.array(self, "doutputs", outputs.shape, outputs.dtype)
+            loss, gradient = self.loss.run(outputs, y, sample_weight, gradient)
+            if not math.isfinite(loss):
+                self._diverged(f"the loss is {loss}", before, x)
+            self._outputs = outputs
+            model._backward(gradient, work, False)
+            self._apply(before, x)
+        finally:
+            model._busy.release()
+        return loss
+
+    def _apply(self, before, x):
+        """Clip the gradients and let the optimizer update the parameters."""
+        parameters, gradients, _ = self.model._flat
+        if self.clip_value is not None:
+            kernels.clip_by_value(gradients, self.clip_value)
+        norm = kernels.clip_by_norm(gradients, self.clip_norm) if self.clip_norm is not None else 0.0
+        if not (math.isfinite(norm) and kernels.all_finite(gradients)):
+            self._diverged("the gradient is not finite", before, x)
+        self.optimizer.update(self.model, self.optimizer.lr if self.schedule is None else self.schedule(self.update))
+        self.update += 1
+
+    def _diverged(self, what, buffers, x):
+        """Put the running statistics back and raise, naming the input where that is to blame."""
+        if buffers is not None:
+            self.model.buffers[...] = buffers
+        bad = np.argwhere(~np.isfinite(x)) if x.dtype.kind == "f" else ()
+        hint = (
+            f"x holds {x[tuple(bad[0])]} at {tuple(int(i) for i in bad[0])}"
+            if len(bad)
+            else "x is finite: lower the learning rate, or clip the gradient (clip_norm)"
+        )
+        raise TrainingDiverged(f"update {self.update}: {what}; it was not applied. {hint}", self.update)
+
+    # ---- evaluation ------------------------------------------------------------------------------------------------
+
+    def evaluate(self, data, batch_size=1000):
+        """Mean loss, and for a classifier the accuracy, over data, in evaluation mode.
+
+        Parameters
+        ----------
+        data : (x, y), or an iterable of such batches
+        batch_size : int
+
+        Returns
+        -------
+        dict
+            "loss", and "accuracy" (a fraction) for classification.
+        """
+        batch_size = positive_integer("batch_size", batch_size)
+        total = weight = correct = rows = 0.0
+        for x, y in _Batches(data, batch_size, None).of_epoch(0, 0):
+            outputs = self.model._forward(self.model._input(x), self.model._inference_work())
+            loss, _ = self.loss(outputs, y)
+            share = self.loss.weight_of(y, None)
+            total, weight = total + loss * share, weight + share
+            if self.loss.classifies:
+                correct += np.count_nonzero(outputs.argmax(axis=1) == y)
+                rows += len(y)
+        if not weight:
+            raise ValueError("data: expected at least one row, got none")
+        return {"loss": total / weight, **({"accuracy": correct / rows} if self.loss.classifies else {})}
+
+    # ---- epochs ----------------------------------------------------------------------------------------------------
+
+    def fit(
+        self, train, validation=None, *, epochs=1, batch_size=100, callbacks=(), progress=True, shuffle=True, augment=None
+    ):
+        """Train for a number of epochs.
+
+        An interrupted fit (Ctrl-C, a killed process whose checkpoint was loaded) goes on where it stopped: call fit with the same arguments;
+        `epochs` then counts from where that fit began.
+
+        Parameters
+        ----------
+        train : (x, y), or an iterable of (x, y) batches that can be walked once an epoch
+        validation : like `train`, optional
+        epochs : int
+        batch_size : int
+            The last batch of an epoch may be smaller.
+        callbacks : sequence of callbacks.Callback
+        progress : bool
+            A bar on a terminal, a line an epoch elsewhere; to standard error.
+        shuffle : bool
+            Draw a new order every epoch, a pure function of (seed, epoch).
+        augment : callable, optional
+            `augment(x, key)` returns the batch to train on; key is a pure function of (seed, update).
+
+        Returns
+        -------
+        History
+            `stop_reason` of the trainer tells why training ended: None where all epochs were made.
+        """
+        epochs, batch_size = positive_integer("epochs", epochs), positive_integer("batch_size", batch_size)
+        for i, callback in enumerate(callbacks):
+            if not isinstance(callback, Callback):
+                raise TypeError(f"callbacks[{i}]: expected a Callback, got {type(callback).__name__}")
+        batches = _Batches(train, batch_size, self.seed if shuffle else None, check=True)
+        if validation is not None:
+            _Batches(validation, batch_size, None, check=True)
+        # A checkpoint holds the other callbacks' states too: it must be taken after they have seen the epoch.
+        callbacks = sorted(callbacks, key=lambda callback: isinstance(callback, Checkpoint))
+        if self._first_epoch is None:
+            self._first_epoch = self.epoch
+        self._last_epoch = self._first_epoch + epochs
+        self._restore_callbacks(callbacks)
+        self.stop_reason = None
+        with _interrupts(self), _Reporter(self, progress, batches) as report:
+            try:
+                for callback in callbacks:
+                    callback.fit_begins(self)
+                while self.epoch < self._last_epoch and self.stop_reason is None:
+                    self._one_epoch(batches, validation, callbacks, augment, report)
+                if self.stop_reason != "interrupted":
+                    self._first_epoch = None
+            finally:
+                for callback in callbacks:
+                    callback.fit_ends(self)
+        return self.history
+
+    def _one_epoch(self, batches, validation, callbacks, augment, report):
+        started = time.perf_counter()
+        done, total, correct, weight, rows = self._progress or (0, 0.0, 0, 0.0, 0)
+        report.epoch_begins(done)
+        for x, y in batches.of_epoch(self.epoch, done):
+            if augment is not None:
+                x = augment(x, kernels.stream_key(self.seed, AUGMENTATION << 32, self.update))
+            loss = self.step(x, y)
+            share = self.loss.weight_of(y, None)
+            done, total, weight, rows = done + 1, total + loss * share, weight + share, rows + len(y)
+            if self.loss.classifies:
+                correct += int(np.count_nonzero(self._outputs.argmax(axis=1) == y))
+            self._progress = done, total, correct, weight, rows
+            report.update(loss)
+            for callback in callbacks:
+                callback.update_ends(self, loss)
+            if self.stop_reason is not None:
+                return
+        if not rows:
+            raise ValueError("train: expected at least one row, got none")
+        row = {"epoch": self.epoch + 1, "loss": total / weight if weight else math.nan}
+        if self.loss.classifies:
+            row["accuracy"] = correct / rows
+        if validation is not None:
+            row.update({f"val_{name}": value for name, value in self.evaluate(validation).items()})
+        row["lr"] = self.optimizer.lr if self.schedule is None else self.schedule(self.update - 1)
+        row["seconds"] = time.perf_counter() - started
+        self._progress = None
+        self.epoch += 1
+        self.history.add(row)
+        report.epoch_ends(row)
+        for callback in callbacks:
+            callback.epoch_ends(self, row)
+
+    # ---- checkpoints -----------------------------------------------------------------------------------------------
+
+    def save_checkpoint(self, path):
+        """Write all that training needs to go on bit for bit: model, buffers, optimizer, counters, history, callbacks.
+
+        The file is written beside its place, synced and renamed: a crash or a full disk leaves the previous one whole.
+        """
+        from .files import save_checkpoint
+
+        save_checkpoint(self, path)
+
+    def load_checkpoint(self, path):
+        """Continue from a checkpoint of a trainer with the same model, optimizer and loss.
+
+        Raises
+        ------
+        ValueError
+            The file is no checkpoint, is damaged, or is of another model or optimizer; nothing was changed.
+        """
+        from .files import load_checkpoint
+
+        load_checkpoint(self, path)
+
+    def _restore_callbacks(self, callbacks):
+        for i, callback in enumerate(callbacks):
+            state = self._callback_states.get(f"{i}.{type(callback).__name__}")
+            if state is not None:
+                callback.load_state(state)
+        self._callbacks = tuple(callbacks)
+        self._callback_states = {}
+
+    def callback_states(self):
+        """The running fit's callbacks' states, by place and class."""
+        return {f"{i}.{type(callback).__name__}": callback.state() for i, callback in enumerate(self._callbacks)}
+
+
+class _Batches:
+    """Batches of (x, y): arrays cut up in an order that is a pure function of (seed, epoch), or an iterable taken as it comes."""
+
+    def __init__(self, data, batch_size, seed, check=False):
+        self.batch_size, self.seed = batch_size, seed
+        self.arrays = None
+        if isinstance(data, tuple | list) and len(data) == 2 and hasattr(data[0], "__len__"):
+            x, y = np.asarray(data[0]), np.asarray(data[1])
+            if len(x) != len(y):
+                raise ValueError(f"y: expected {len(x)} rows like x, got {len(y)}")
+            if not len(x):
+                raise ValueError(f"x: expected at least one row, got shape {x.shape}")
+            if check and x.dtype.kind == "f" and not kernels.all_finite(x):
+                first = tuple(int(i) for i in np.argwhere(~np.isfinite(x))[0])
+                raise ValueError(f"x: expected finite numbers, got {x[first]} at {first}")
+            self.arrays = x, y
+        elif iter(data) is data:
+            raise TypeError("data: expected (x, y) or an iterable that can be walked again every epoch, got a one-way iterator")
+        else:
+            self.iterable = data
+
+    def __len__(self):
+        if self.arrays is not None:
+            return -(-len(self.arrays[0]) // self.batch_size)
+        return len(self.iterable) if hasattr(self.iterable, "__len__") else 0
+
+    def of_epoch(self, epoch, skip):
+        """Yield the epoch's batches from the `skip`-th on."""
+        if self.arrays is None:
+            for i, (x, y) in enumerate(self.iterable):
+                if i >= skip:
+                    yield x, np.asarray(y)
+            return
+        x, y = self.arrays
+        order = None if self.seed is None else generator(self.seed, SHUFFLE, epoch).permutation(len(x))
+        for start in range(skip * self.batch_size, len(x), self.batch_size):
+            rows = slice(start, start + self.batch_size)
+            yield (x[rows], y[rows]) if order is None else (x[order[rows]], y[order[rows]])
+
+
+@contextlib.contextmanager
+def _interrupts(trainer):
+    """Let Ctrl-C end the training between two updates, so that nothing is half done; a second one acts at once."""
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+
+    def stop(number, frame):
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        trainer.stop_reason = "interrupted"
+
+    signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+class _Reporter:
+    """The progress bar, or a line an epoch where there is no terminal."""
+
+    def __init__(self, trainer, progress, batches):
+        self.trainer, self.batches = trainer, batches
+        self.shown = bool(progress)
+        self.bar = None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        if self.bar is not None:
+            self.bar.close()
+
+    def epoch_begins(self, done):
+        import sys
+
+        if self.shown and sys.stderr.isatty():
+            from tqdm import tqdm
+
+            if self.bar is None:
+                rest = (self.trainer._last_epoch - self.trainer.epoch) * len(self.batches) - done
+                self.bar = tqdm(total=rest or None, unit="update", dynamic_ncols=True, leave=True, mininterval=0.2)
+            self.bar.set_description(f"epoch {self.trainer.epoch + 1}/{self.trainer._last_epoch}", refresh=False)
+
+    def update(self, loss):
+        if self.bar is not None:
+            self.bar.update()
+
+    def epoch_ends(self, row):
+        import sys
+
+        text = ", ".join(f"{name} {row[name]:.4f}" for name in ("loss", "accuracy", "val_loss", "val_accuracy") if name in row)
+        if self.bar is not None:
+            self.bar.set_postfix_str(text, refresh=False)
+        elif self.shown:
+            print(f"epoch {row['epoch']}/{self.trainer._last_epoch}: {text} ({row['seconds']:.2f} s)", file=sys.stderr)
