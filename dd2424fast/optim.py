@@ -34,7 +34,8 @@ class Optimizer(Configured):
         self.updates = 0
         self.state = {}
         self._segments = None
-        self._made_for = None
+        self._parameters = None  # for which, and at which state of their training, the table was made
+        self._changes = -1
 
     def update(self, model, lr=None):
         """Apply one update to a model's parameters from its gradients.
@@ -46,7 +47,7 @@ class Optimizer(Configured):
             Instead of `self.lr`.
         """
         parameters, gradients = model.parameters, model.gradients
-        if self._made_for != (id(parameters), Parameter.changes):
+        if self._parameters is not parameters or self._changes != Parameter.changes:
             self._prepare(model)
         self.updates += 1
         self._update(parameters, gradients, self.lr if lr is None else lr)
@@ -76,7 +77,7 @@ class Optimizer(Configured):
                 factors.append((parameter.rate, 1.0 if self.decay_all or parameter.decays else 0.0))
             start = stop
         self._segments = kernels.Segments(parameters.size, bounds, factors)
-        self._made_for = (id(parameters), Parameter.changes)
+        self._parameters, self._changes = parameters, Parameter.changes
 
     def _vectors(self):
         """Names of the state vectors that are as long as the parameters."""

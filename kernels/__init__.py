@@ -4,6 +4,14 @@ Every kernel is a pair: a NumPy definition, which is what it means, and a fast i
 runs the backend in use; `.numpy` and `.fast` are the two by themselves.
 """
 
-from ._dispatch import Kernel as Kernel
-from .activations import *  # noqa: F403
-from .linear import *  # noqa: F403
+try:
+    from . import _build
+except ImportError:
+    raise ImportError("dd2424fast's kernels are not compiled: run `pip install -e .` in its folder (needs a C compiler)") from None
+from .build_check import check_build
+
+check_build(_build.cpu_features)  # before anything compiled is loaded
+
+from ._dispatch import Kernel as Kernel  # noqa: E402
+from .activations import *  # noqa: E402, F403
+from .linear import *  # noqa: E402, F403
