@@ -61,7 +61,9 @@ def openmp():
 def macros(flags):
     """The instruction-set macros that the compiler defines under these flags."""
     compiler = os.environ.get("CC", "cc").split()
-    text = subprocess.run([*compiler, *flags, "-dM", "-E", "-x", "c", os.devnull], capture_output=True, text=True, check=False).stdout
+    text = subprocess.run(
+        [*compiler, *flags, "-dM", "-E", "-x", "c", os.devnull], capture_output=True, text=True, check=False
+    ).stdout
     return {line.split()[1] for line in text.splitlines() if line.startswith("#define")}
 
 
@@ -115,7 +117,9 @@ def extensions():
             text = f'include "{source.name}"\n'
             if not variant.exists() or variant.read_text() != text:
                 variant.write_text(text)
-            yield Extension(package + variant.stem, [str(variant)], define_macros=[*no_old_api, ("DD_REAL_BITS", bits)], **common)
+            yield Extension(
+                package + variant.stem, [str(variant)], define_macros=[*no_old_api, ("DD_REAL_BITS", bits)], **common
+            )
 
 
 setup(
@@ -124,7 +128,11 @@ setup(
         include_path=[KERNELS, "."],
         language_level=3,
         compiler_directives={
-            "boundscheck": False, "wraparound": False, "cdivision": True, "initializedcheck": False, "embedsignature": True,
+            "boundscheck": False,
+            "wraparound": False,
+            "cdivision": True,
+            "initializedcheck": False,
+            "embedsignature": True,
         },  # fmt: skip
     ),
     options={"build_ext": {"parallel": os.cpu_count()}},

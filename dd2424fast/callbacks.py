@@ -48,7 +48,9 @@ class _Monitor(Callback):
     def better(self, row):
         """Whether this epoch is the best so far by more than min_delta; remembers it."""
         if self.monitor not in row:
-            raise ValueError(f"monitor: the history has no {self.monitor!r}; it has {', '.join(row)} (val_* needs validation data)")
+            raise ValueError(
+                f"monitor: the history has no {self.monitor!r}; it has {', '.join(row)} (val_* needs validation data)"
+            )
         value = row[self.monitor]
         sign = -1.0 if self.monitor.endswith("accuracy") else 1.0
         if self.best is not None and not sign * value < sign * self.best - self.min_delta:
@@ -78,6 +80,9 @@ class EarlyStopping(_Monitor):
         self.waited = 0
         self.weights = None
 
+    def fit_begins(self, trainer):
+        self._stop_if_due(trainer)  # resumed from a checkpoint taken when it was already due
+
     def epoch_ends(self, trainer, row):
         if self.better(row):
             self.waited = 0
@@ -85,6 +90,9 @@ class EarlyStopping(_Monitor):
                 self.weights = np.concatenate([trainer.model.parameters, trainer.model.buffers])
             return
         self.waited += 1
+        self._stop_if_due(trainer)
+
+    def _stop_if_due(self, trainer):
         if self.waited >= self.patience:
             trainer.stop_reason = f"{self.monitor} has not improved for {self.waited} epochs"
 

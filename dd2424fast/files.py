@@ -103,7 +103,7 @@ def _description(value, path):
 def _construct(description, classes):
     """The inverse of `_description`."""
     if isinstance(description, list):
-        return [_construct(item, classes) for item in description]
+        return tuple(_construct(item, classes) for item in description)
     if not isinstance(description, dict):
         return description
     name = description["class"]
@@ -123,7 +123,12 @@ def _classes(extra):
 
 def save_model(model, path):
     """Write a model's description and its state_dict."""
-    _write(path, "model", model.state_dict(), {"model": _description(model, type(model).__name__), "dtype": model.dtype.name})
+    _write(
+        path,
+        "model",
+        model.state_dict(),
+        {"model": _description(model, type(model).__name__), "dtype": model.dtype.name},
+    )
 
 
 def load_model(path, kind, modules):
@@ -180,9 +185,17 @@ def load_checkpoint(trainer, path):
         if found[what] != expected[what]:
             raise ValueError(f"{path}: a checkpoint of {what} {found[what]}, expected {expected[what]}")
     if found["model"] != expected["model"]:
-        theirs, ours = ({name: tuple(shape) for name, shape in entries} for entries in (found["model"], expected["model"]))
-        wrong = [f"{name} {theirs.get(name, 'absent')} (here {ours.get(name, 'absent')})" for name in {**theirs, **ours} if theirs.get(name) != ours.get(name)]
-        raise ValueError(f"{path}: a checkpoint of another model: {'; '.join(wrong) or 'its layers are in another order'}")
+        theirs, ours = (
+            {name: tuple(shape) for name, shape in entries} for entries in (found["model"], expected["model"])
+        )
+        wrong = [
+            f"{name} {theirs.get(name, 'absent')} (here {ours.get(name, 'absent')})"
+            for name in {**theirs, **ours}
+            if theirs.get(name) != ours.get(name)
+        ]
+        raise ValueError(
+            f"{path}: a checkpoint of another model: {'; '.join(wrong) or 'its layers are in another order'}"
+        )
     trainer.model.parameters[...] = tensors["parameters"]
     trainer.model.buffers[...] = tensors["buffers"]
     state = {name.removeprefix("optimizer."): a for name, a in tensors.items() if name.startswith("optimizer.")}
@@ -191,6 +204,13 @@ def load_checkpoint(trainer, path):
         setattr(trainer, name, header["trainer"][name])
     trainer.history = History(header["history"])
     trainer._callback_states = {
-        key: {**values, **{name.removeprefix(f"callback.{key}."): a for name, a in tensors.items() if name.startswith(f"callback.{key}.")}}
+        key: {
+            **values,
+            **{
+                name.removeprefix(f"callback.{key}."): a
+                for name, a in tensors.items()
+                if name.startswith(f"callback.{key}.")
+            },
+        }
         for key, values in header["callbacks"].items()
     }

@@ -17,7 +17,8 @@ class GradientReport:
     worst_name : str
         The parameter (or "x") with the largest error, with the index of the entry.
     worst_error : float
-        |analytic - numeric| / max(floor, |analytic| + |numeric|) there; the floor is 1e-6 of the largest gradient entry.
+        |analytic - numeric| / (|analytic| + |numeric|) there, after the rounding noise of the loss, 16 ulp of it over eps, was taken off the
+        difference: an entry that is exactly zero passes.
     errors : dict
         From parameter name to its largest relative error.
     entries : int
@@ -85,7 +86,8 @@ def gradcheck(model, x, y, *, loss=None, eps=1e-5, tolerance=1e-5, entries=200, 
         return loss(model._forward(x, work), y)[0]
 
     model.buffers[...] = buffers
-    _, gradient = loss(model._forward(x, work), y)
+    at_start, gradient = loss(model._forward(x, work), y)
+    noise = 16 * np.finfo(np.float64).eps * abs(at_start) / eps
     dx = model._backward(gradient, work, check_input)
     analytic = {name: (p.value, p.gradient.copy()) for name, p in model.named_parameters() if p.trainable}
     if check_input:
@@ -93,7 +95,7 @@ def gradcheck(model, x, y, *, loss=None, eps=1e-5, tolerance=1e-5, entries=200, 
     rng = np.random.default_rng(seed)
     rows = [_compare(name, array, gradient, value, eps, entries, rng) for name, (array, gradient) in analytic.items()]
     model.buffers[...] = buffers
-    return _report(rows, tolerance)
+    return _report(rows, tolerance, noise)
 
 
 def _default_loss(y):
@@ -119,12 +121,10 @@ def _compare(name, array, gradient, value, eps, entries, rng):
     return name, indices, gradient.reshape(-1)[chosen], numeric
 
 
-def _report(rows, tolerance):
-    # An entry far below the others is known to no more digits than the loss's rounding leaves.
-    floor = 1e-6 * max((np.abs(a).max(initial=0.0) for _, _, a, _ in rows), default=0.0) + 1e-12
+def _report(rows, tolerance, noise):
     errors, worst = {}, (-1.0, "", 0.0, 0.0)
     for name, indices, a, n in rows:
-        error = np.abs(a - n) / np.maximum(np.abs(a) + np.abs(n), floor)
+        error = np.maximum(np.abs(a - n) - noise, 0.0) / np.maximum(np.abs(a) + np.abs(n), 1e-300)
         error[~np.isfinite(error)] = np.inf
         i = int(error.argmax())
         errors[name] = float(error[i])

@@ -20,8 +20,8 @@ class History:
     def add(self, row):
         """Append one epoch; a column that is new, or missing here, is filled with None."""
         length = len(self)
-        for name in row.keys() - self.columns.keys():
-            self.columns[name] = [None] * length
+        for name in row:
+            self.columns.setdefault(name, [None] * length)
         for name, values in self.columns.items():
             values.append(row.get(name))
 

@@ -48,7 +48,14 @@ class CrossEntropy(Loss):
 
     def run(self, outputs, targets, sample_weight, gradient):
         return kernels.softmax_cross_entropy(
-            outputs, targets, self.label_smoothing, self.smoothing, self._weights(outputs), sample_weight, self.ignore_index, gradient
+            outputs,
+            targets,
+            self.label_smoothing,
+            self.smoothing,
+            self._weights(outputs),
+            sample_weight,
+            self.ignore_index,
+            gradient,
         )
 
     def _weights(self, outputs):

@@ -24,7 +24,18 @@ class MLP(Sequential):
     seed : int, optional
     """
 
-    def __init__(self, in_features, hidden=(50,), out_features=10, batch_norm=False, dropout=0.0, init="default", *, dtype="float32", seed=None):
+    def __init__(
+        self,
+        in_features,
+        hidden=(50,),
+        out_features=10,
+        batch_norm=False,
+        dropout=0.0,
+        init="default",
+        *,
+        dtype="float32",
+        seed=None,
+    ):
         positive_integer("in_features", in_features)
         positive_integer("out_features", out_features)
         dropout = real_in("dropout", dropout, 0, 1, include_high=False)

@@ -110,7 +110,14 @@ class SGD(Optimizer):
 
     def _update(self, parameters, gradients, lr):
         kernels.sgd_update(
-            parameters, gradients, self.state.get("velocity"), self._segments, lr, self.momentum, self.nesterov, self.weight_decay
+            parameters,
+            gradients,
+            self.state.get("velocity"),
+            self._segments,
+            lr,
+            self.momentum,
+            self.nesterov,
+            self.weight_decay,
         )
 
 
@@ -152,7 +159,9 @@ class NAdam(Adam):
 
     state_names = ("first_moment", "second_moment", "mu_product")
 
-    def __init__(self, lr=2e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, momentum_decay=4e-3, *, decay_all=False):
+    def __init__(
+        self, lr=2e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, momentum_decay=4e-3, *, decay_all=False
+    ):
         super().__init__(lr, betas, eps, weight_decay, decay_all=decay_all)
         self.momentum_decay = real_in("momentum_decay", momentum_decay, 0, math.inf)
 
@@ -181,7 +190,14 @@ class RMSprop(Optimizer):
 
     def _update(self, parameters, gradients, lr):
         kernels.rmsprop_update(
-            parameters, gradients, self.state["square_average"], self._segments, lr, self.alpha, self.eps, self.weight_decay
+            parameters,
+            gradients,
+            self.state["square_average"],
+            self._segments,
+            lr,
+            self.alpha,
+            self.eps,
+            self.weight_decay,
         )
 
 
@@ -201,7 +217,15 @@ class Adagrad(Optimizer):
 
     def _update(self, parameters, gradients, lr):
         kernels.adagrad_update(
-            parameters, gradients, self.state["square_sum"], self.updates, self._segments, lr, self.lr_decay, self.eps, self.weight_decay
+            parameters,
+            gradients,
+            self.state["square_sum"],
+            self.updates,
+            self._segments,
+            lr,
+            self.lr_decay,
+            self.eps,
+            self.weight_decay,
         )
 
 

@@ -56,8 +56,13 @@ class profile:  # noqa: N801 (a context manager, used like a function)
             of_peak = max(gflops / self._peaks["gflops"], gbytes / self._peaks["gbytes"])
             result.append(
                 {
-                    "kernel": name, "calls": calls, "seconds": seconds, "share": seconds / self.seconds if self.seconds else 0.0,
-                    "gflops": gflops, "gbytes": gbytes, "of_peak": of_peak,
+                    "kernel": name,
+                    "calls": calls,
+                    "seconds": seconds,
+                    "share": seconds / self.seconds if self.seconds else 0.0,
+                    "gflops": gflops,
+                    "gbytes": gbytes,
+                    "of_peak": of_peak,
                 }  # fmt: skip
             )
         return result
@@ -72,8 +77,12 @@ class profile:  # noqa: N801 (a context manager, used like a function)
             for r in rows
         ]
         outside = self.seconds - sum(r["seconds"] for r in rows)
-        lines.append(f"{'(outside the kernels)':<28} {'':>8} {outside:>9.4f} {outside / max(self.seconds, 1e-12):>6.1%}")
-        lines.append(f"peak, measured: {self._peaks['gflops']:.0f} GFLOP/s (float32 product), {self._peaks['gbytes']:.1f} GB/s (copy)")
+        lines.append(
+            f"{'(outside the kernels)':<28} {'':>8} {outside:>9.4f} {outside / max(self.seconds, 1e-12):>6.1%}"
+        )
+        lines.append(
+            f"peak, measured: {self._peaks['gflops']:.0f} GFLOP/s (float32 product), {self._peaks['gbytes']:.1f} GB/s (copy)"
+        )
         return "\n".join(lines)
 
 

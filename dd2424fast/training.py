@@ -72,7 +72,9 @@ class Trainer(Configured):
         if schedule is not None and not callable(schedule):
             raise TypeError(f"schedule: expected a function of the update's number, got {type(schedule).__name__}")
         self.model, self.optimizer, self.loss, self.schedule = model, optimizer, loss, schedule
-        self.clip_value = None if clip_value is None else real_in("clip_value", clip_value, 0, math.inf, include_low=False)
+        self.clip_value = (
+            None if clip_value is None else real_in("clip_value", clip_value, 0, math.inf, include_low=False)
+        )
         self.clip_norm = None if clip_norm is None else real_in("clip_norm", clip_norm, 0, math.inf, include_low=False)
         self.seed = 0 if seed is None else seed
         self.update = 0
@@ -83,7 +85,7 @@ class Trainer(Configured):
         self._first_epoch = None  # of a fit begun and not ended; the epochs of `fit` count from here
         self._last_epoch = 0
         self._callbacks = ()
-        self._callback_states = {}  # read from a checkpoint, until the next fit takes them up
+        self._callback_states = {}  # of an interrupted fit, until the next one takes them up
         self._outputs = None
 
     # ---- one update ------------------------------------------------------------------------------------------------
@@ -144,6 +146,8 @@ class Trainer(Configured):
         norm = kernels.clip_by_norm(gradients, self.clip_norm) if self.clip_norm is not None else 0.0
         if not (math.isfinite(norm) and kernels.all_finite(gradients)):
             self._diverged("the gradient is not finite", before, x)
+        if before is not None and not kernels.all_finite(self.model.buffers):
+            self._diverged("a running statistic is not finite", before, x)
         self.optimizer.update(self.model, self.optimizer.lr if self.schedule is None else self.schedule(self.update))
         self.update += 1
 
@@ -182,7 +186,7 @@ class Trainer(Configured):
             share = self.loss.weight_of(y, None)
             total, weight = total + loss * share, weight + share
             if self.loss.classifies:
-                correct += np.count_nonzero(outputs.argmax(axis=1) == y)
+                correct += int(np.count_nonzero(outputs.argmax(axis=1) == y))
                 rows += len(y)
         if not weight:
             raise ValueError("data: expected at least one row, got none")
@@ -191,7 +195,16 @@ class Trainer(Configured):
     # ---- epochs ----------------------------------------------------------------------------------------------------
 
     def fit(
-        self, train, validation=None, *, epochs=1, batch_size=100, callbacks=(), progress=True, shuffle=True, augment=None
+        self,
+        train,
+        validation=None,
+        *,
+        epochs=1,
+        batch_size=100,
+        callbacks=(),
+        progress=True,
+        shuffle=True,
+        augment=None,
     ):
         """Train for a number of epochs.
 
@@ -238,7 +251,9 @@ class Trainer(Configured):
                     callback.fit_begins(self)
                 while self.epoch < self._last_epoch and self.stop_reason is None:
                     self._one_epoch(batches, validation, callbacks, augment, report)
-                if self.stop_reason != "interrupted":
+                if self.stop_reason == "interrupted":
+                    self._callback_states = self.callback_states()
+                else:
                     self._first_epoch = None
             finally:
                 for callback in callbacks:
@@ -321,7 +336,7 @@ class _Batches:
     def __init__(self, data, batch_size, seed, check=False):
         self.batch_size, self.seed = batch_size, seed
         self.arrays = None
-        if isinstance(data, tuple | list) and len(data) == 2 and hasattr(data[0], "__len__"):
+        if isinstance(data, tuple | list) and len(data) == 2 and not isinstance(data[0], tuple):
             x, y = np.asarray(data[0]), np.asarray(data[1])
             if len(x) != len(y):
                 raise ValueError(f"y: expected {len(x)} rows like x, got {len(y)}")
@@ -332,7 +347,9 @@ class _Batches:
                 raise ValueError(f"x: expected finite numbers, got {x[first]} at {first}")
             self.arrays = x, y
         elif iter(data) is data:
-            raise TypeError("data: expected (x, y) or an iterable that can be walked again every epoch, got a one-way iterator")
+            raise TypeError(
+                "data: expected (x, y) or an iterable that can be walked again every epoch, got a one-way iterator"
+            )
         else:
             self.iterable = data
 
@@ -358,7 +375,10 @@ class _Batches:
 @contextlib.contextmanager
 def _interrupts(trainer):
     """Let Ctrl-C end the training between two updates, so that nothing is half done; a second one acts at once."""
-    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+    if (
+        threading.current_thread() is not threading.main_thread()
+        or signal.getsignal(signal.SIGINT) is not signal.default_int_handler
+    ):
         yield
         return
 
@@ -406,7 +426,9 @@ class _Reporter:
     def epoch_ends(self, row):
         import sys
 
-        text = ", ".join(f"{name} {row[name]:.4f}" for name in ("loss", "accuracy", "val_loss", "val_accuracy") if name in row)
+        text = ", ".join(
+            f"{name} {row[name]:.4f}" for name in ("loss", "accuracy", "val_loss", "val_accuracy") if name in row
+        )
         if self.bar is not None:
             self.bar.set_postfix_str(text, refresh=False)
         elif self.shown:

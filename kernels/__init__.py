@@ -7,11 +7,20 @@ runs the backend in use; `.numpy` and `.fast` are the two by themselves.
 try:
     from . import _build
 except ImportError:
-    raise ImportError("dd2424fast's kernels are not compiled: run `pip install -e .` in its folder (needs a C compiler)") from None
+    raise ImportError(
+        "dd2424fast's kernels are not compiled: run `pip install -e .` in its folder (needs a C compiler)"
+    ) from None
 from .build_check import check_build
 
 check_build(_build.cpu_features)  # before anything compiled is loaded
 
 from ._dispatch import Kernel as Kernel  # noqa: E402
 from .activations import *  # noqa: E402, F403
+from .augmentation import *  # noqa: E402, F403
+from .clipping import *  # noqa: E402, F403
+from .custom_activation import *  # noqa: E402, F403
 from .linear import *  # noqa: E402, F403
+from .losses import *  # noqa: E402, F403
+from .normalization import *  # noqa: E402, F403
+from .optimizers import *  # noqa: E402, F403
+from .random import *  # noqa: E402, F403

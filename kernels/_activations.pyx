@@ -9,38 +9,77 @@ include "activation.pxi"
 
 cdef enum:
     CHUNK = 16384   # elements; chunks are cut alike for every number of threads
+    LARGE = 1 << 25  # bytes of a result that no cache is expected to hold
 
 
 def activation_forward(cnp.ndarray z, activation, cnp.ndarray out):
-    cdef int code = ACTIVATIONS[activation], threads
-    cdef Py_ssize_t n = cnp.PyArray_SIZE(z), chunk, start, chunks = (n + CHUNK - 1) // CHUNK
-    cdef real* source = data(z)
-    cdef real* to = data(out)
-    with nogil:
-        threads = team_size(n, CHUNK)
-        for chunk in prange(chunks, num_threads=threads, schedule="static", use_threads_if=threads > 1):
-            start = chunk * CHUNK
-            activate(code, source + start, to + start, min(<Py_ssize_t> CHUNK, n - start))
+    run(ACTIVATIONS[activation], data(z), NULL, data(out), cnp.PyArray_SIZE(z))
     return out
 
 
-cdef void activate(int code, const real* z, real* y, Py_ssize_t n) noexcept nogil:
+def activation_backward(cnp.ndarray dy, cnp.ndarray saved, activation, cnp.ndarray out):
+    run(ACTIVATIONS[activation], data(dy), data(saved), data(out), cnp.PyArray_SIZE(dy))
+    return out
+
+
+cdef void run(int code, const real* x, const real* saved, real* to, Py_ssize_t n):
+    """to = f(x), or x f' where `saved` is given; `to` may be x."""
+    cdef Py_ssize_t chunk, start, chunks = (n + CHUNK - 1) // CHUNK
+    cdef int threads = team_size(n, CHUNK)
+    cdef bint stream = to != x and n * <Py_ssize_t> sizeof(real) >= LARGE
+    if n <= CHUNK:
+        apply(code, False, x, saved, to, n)
+        return
+    with nogil:
+        for chunk in prange(chunks, num_threads=threads, schedule="static", use_threads_if=threads > 1):
+            start = chunk * CHUNK
+            apply(code, stream, x + start, NULL if saved == NULL else saved + start, to + start, min(<Py_ssize_t> CHUNK, n - start))
+
+
+cdef void apply(int code, bint stream, const real* x, const real* saved, real* to, Py_ssize_t n) noexcept nogil:
     if code == RELU:
-        activate_as(RELU, z, y, n)
+        apply_as(RELU, stream, x, saved, to, n)
     elif code == LEAKY_RELU:
-        activate_as(LEAKY_RELU, z, y, n)
+        apply_as(LEAKY_RELU, stream, x, saved, to, n)
     elif code == TANH:
-        activate_as(TANH, z, y, n)
+        apply_as(TANH, stream, x, saved, to, n)
     elif code == SIGMOID:
-        activate_as(SIGMOID, z, y, n)
+        apply_as(SIGMOID, stream, x, saved, to, n)
+    elif code == GELU:
+        apply_as(GELU, stream, x, saved, to, n)
     else:
-        activate_as(IDENTITY, z, y, n)
+        apply_as(IDENTITY, stream, x, saved, to, n)
 
 
-cdef inline forced_inline_void activate_as(const int code, const real* z, real* y, Py_ssize_t n) noexcept nogil:
-    cdef Py_ssize_t i = 0
-    while i + LANES <= n:
-        vec_store(y + i, activated(code, vec_load(z + i)))
-        i += LANES
-    if i < n:
-        vec_store_part(y + i, activated(code, vec_load_part(z + i, n - i)), n - i)
+cdef inline forced_inline_void apply_as(
+    const int code, bint stream, const real* x, const real* saved, real* to, Py_ssize_t n) noexcept nogil:
+    cdef Py_ssize_t i = 0, aligned
+    if stream:
+        aligned = min(n, vec_misaligned(to))
+        part(code, x, saved, to, 0, aligned)
+        i = aligned
+        while i + LANES <= n:
+            vec_stream(to + i, one(code, x, saved, i))
+            i += LANES
+        vec_stream_end()
+    else:
+        while i + LANES <= n:
+            vec_store(to + i, one(code, x, saved, i))
+            i += LANES
+    part(code, x, saved, to, i, n - i)
+
+
+cdef inline vec one(const int code, const real* x, const real* saved, Py_ssize_t i) noexcept nogil:
+    if saved == NULL:
+        return activated(code, vec_load(x + i))
+    return times_slope(code, vec_load(x + i), vec_load(saved + i))
+
+
+cdef inline forced_inline_void part(
+    const int code, const real* x, const real* saved, real* to, Py_ssize_t i, Py_ssize_t n) noexcept nogil:
+    """n < LANES elements from i."""
+    cdef vec y
+    if n > 0:
+        y = vec_load_part(x + i, n)
+        y = activated(code, y) if saved == NULL else times_slope(code, y, vec_load_part(saved + i, n))
+        vec_store_part(to + i, y, n)

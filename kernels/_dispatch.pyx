@@ -3,6 +3,7 @@
 import functools
 import inspect
 import time
+from importlib import import_module
 
 cimport numpy as cnp
 from cpython.contextvars cimport PyContextVar_New
@@ -64,6 +65,11 @@ cdef inline object _backend():
     return name
 
 
+def bytes_of(*arguments):
+    """Bytes of all arrays among the arguments."""
+    return sum([a.nbytes for a in arguments if isinstance(a, cnp.ndarray)])
+
+
 cdef class Kernel:
     """A kernel under its two implementations.
 
@@ -74,20 +80,25 @@ cdef class Kernel:
     ----------
     definition : function
         The NumPy twin. Its name, signature and docstring are the kernel's.
-    fast : function, or dict from dtype character ("f", "d") to function
-        Takes the checked arguments by position; with a dict, the first argument's dtype decides.
+    fast : str, function, or dict from dtype character ("f", "d") to function
+        Takes the checked arguments by position. A topic's name stands for the compiled functions of the twin's name in _<topic>_float32 and
+        _<topic>_float64; of two, the first argument's dtype decides.
     check : function
         Has the twin's signature; returns the checked arguments as a tuple, results allocated.
     flops, traffic : function, optional
-        Floating-point operations and bytes that must move to and from memory, from the checked arguments.
+        Floating-point operations, and bytes that must move to and from memory, from the checked arguments. Traffic is by default the size of
+        all arrays among them.
     """
     cdef object definition, check_arguments, fast_float32, fast_float64
     cdef readonly object flops, traffic
     cdef dict __dict__
 
-    def __init__(self, definition, fast, check, flops=None, traffic=None):
+    def __init__(self, definition, fast, check, flops=None, traffic=bytes_of):
         self.definition = definition
         self.check_arguments = check
+        if isinstance(fast, str):
+            fast = {char: getattr(import_module(f"._{fast}_float{bits}", __package__), definition.__name__)
+                    for char, bits in (("f", 32), ("d", 64))}
         self.fast_float32, self.fast_float64 = (fast["f"], fast["d"]) if isinstance(fast, dict) else (fast, fast)
         self.flops = flops
         self.traffic = traffic

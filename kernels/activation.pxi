@@ -13,6 +13,7 @@ cdef enum:
 
 
 cdef inline vec activated(const int code, vec z) noexcept nogil:
+    cdef vec density
     if code == RELU:
         return vec_relu(z)
     if code == LEAKY_RELU:
@@ -21,7 +22,26 @@ cdef inline vec activated(const int code, vec z) noexcept nogil:
         return vec_tanh(z)
     if code == SIGMOID:
         return vec_sigmoid(z)
+    if code == GELU:
+        return z * vec_normal(z, &density)
     return z
+
+
+cdef inline vec times_slope(const int code, vec dy, vec saved) noexcept nogil:
+    """dy f'(z); `saved` is the output f(z), or for gelu the input z."""
+    cdef vec density, cumulative
+    if code == RELU:
+        return dy * vec_relu_slope(saved)
+    if code == LEAKY_RELU:
+        return dy * vec_leaky_relu_slope(saved)
+    if code == TANH:
+        return dy * (vec_set(1) - saved * saved)
+    if code == SIGMOID:
+        return dy * (saved * (vec_set(1) - saved))
+    if code == GELU:
+        cumulative = vec_normal(saved, &density)
+        return dy * (cumulative + saved * density)
+    return dy
 
 
 cdef inline forced_inline_void finish_block(

@@ -1,14 +1,14 @@
-"""Activations: forward, and backward from the output (relu, leaky_relu, tanh, sigmoid) or from the input (gelu)."""
+"""Activations: forward, and backward from the output or, for gelu, from the input.
+
+The derivatives and the measured speed are in docs/kernels/activations.md.
+"""
 
 import numpy as np
 
-from . import _activations_float32, _activations_float64
-from ._checks import ACTIVATIONS, array, check_activation, disjoint, result
+from ._activations_checks import check_activation_backward, check_activation_forward
 from ._dispatch import Kernel
 
-__all__ = ["activation_forward"]
-
-_FAST = {"f": _activations_float32, "d": _activations_float64}
+__all__ = ["activation_backward", "activation_forward"]
 
 
 def activation_forward(z, activation, out=None):
@@ -24,17 +24,24 @@ def activation_forward(z, activation, out=None):
     Parameters
     ----------
     z : ndarray of any shape, float32 or float64
-    activation : str
-    out : ndarray of z's shape, optional
+    activation : {"identity", "relu", "leaky_relu", "tanh", "sigmoid", "gelu"}
+    out : ndarray of z's shape and dtype, optional
         May be z itself.
 
     Returns
     -------
     ndarray of z's shape and dtype
+        `out` where it was given.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument has the wrong type, dtype or shape, or the activation is unknown; the message names it.
 
     Notes
     -----
-    NaN stays NaN. gelu is the exact form (Hendrycks and Gimpel 2016), not its tanh approximation.
+    NaN stays NaN. gelu is the exact form (Hendrycks and Gimpel 2016, section 2), not its tanh approximation. Results
+    of sigmoid and gelu that are subnormal may come as 0.
     """
     if activation == "relu":
         return np.maximum(z, 0, out=out)
@@ -45,8 +52,7 @@ def activation_forward(z, activation, out=None):
     if activation == "sigmoid":
         return _sigmoid(z, out)
     if activation == "gelu":
-        out[...] = z * _normal_cdf(z)
-        return out
+        return np.multiply(z, _normal_cdf(z), out=out)
     if out is not z:
         out[...] = z
     return out
@@ -63,18 +69,65 @@ def _normal_cdf(z):
     return ndtr(z)
 
 
-def _check_forward(z, activation, out=None):
-    z = array("z", z, np.shape(z))
-    check_activation(activation)
-    if out is not z:
-        out = result("out", out, z.shape, z.dtype)
-        disjoint("out", out, "z", z)
-    return z, activation, out
-
-
 activation_forward = Kernel(
     activation_forward,
-    {char: module.activation_forward for char, module in _FAST.items()},
-    _check_forward,
-    traffic=lambda z, activation, out: z.nbytes + out.nbytes,
+    "activations",
+    check_activation_forward,
+)
+
+
+def activation_backward(dy, saved, activation, out=None):
+    """Backward pass of an activation: dz = dy f'(z).
+
+        identity    dy
+        relu        dy where y > 0, else 0
+        leaky_relu  dy where y > 0, else 0.01 dy
+        tanh        dy (1 - y^2)
+        sigmoid     dy y (1 - y)
+        gelu        dy (Phi(z) + z phi(z)),  Phi and phi the standard normal distribution and density
+
+    Parameters
+    ----------
+    dy : ndarray of any shape, float32 or float64
+    saved : ndarray of dy's shape and dtype
+        The output y = f(z); for gelu, which is no monotone function, the input z.
+    activation : {"identity", "relu", "leaky_relu", "tanh", "sigmoid", "gelu"}
+    out : ndarray of dy's shape and dtype, optional
+        May be dy itself; must not overlap `saved`.
+
+    Returns
+    -------
+    ndarray of dy's shape and dtype
+        `out` where it was given.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument has the wrong type, dtype or shape, or the activation is unknown; the message names it.
+
+    Notes
+    -----
+    At 0 the derivatives of relu and leaky_relu are those from the left, 0 and 0.01, as PyTorch has it. NaN in dy stays
+    NaN; NaN in `saved` does for the smooth activations.
+    """
+    if activation == "relu":
+        return np.multiply(dy, saved > 0, out=out)
+    if activation == "leaky_relu":
+        return np.multiply(dy, np.where(saved > 0, dy.dtype.type(1), dy.dtype.type(0.01)), out=out)
+    if activation == "tanh":
+        return np.multiply(dy, 1 - saved * saved, out=out)
+    if activation == "sigmoid":
+        return np.multiply(dy, saved * (1 - saved), out=out)
+    if activation == "gelu":
+        density = np.exp(saved * saved * dy.dtype.type(-0.5)) * dy.dtype.type(1 / np.sqrt(2 * np.pi))
+        return np.multiply(dy, _normal_cdf(saved) + saved * density, out=out)
+    if out is not dy:
+        out[...] = dy
+    return out
+
+
+activation_backward = Kernel(
+    activation_backward,
+    "activations",
+    check_activation_backward,
 )

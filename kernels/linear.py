@@ -16,18 +16,8 @@ __all__ = ["PackedMatrix", "linear_backward", "linear_forward", "matmul", "matmu
 _FAST = {"f": _linear_float32, "d": _linear_float64}
 
 
-def _both(name):
-    """The fast function of this name for each dtype."""
-    return {char: getattr(module, name) for char, module in _FAST.items()}
-
-
 def _product_flops(a, b, out, *_):
     return 2 * a.shape[0] * a.shape[1] * out.shape[1]
-
-
-def _bytes_of(*arguments):
-    """Bytes of all arrays among the arguments: what must move at least."""
-    return sum(a.nbytes for a in arguments if isinstance(a, np.ndarray))
 
 
 def matmul(a, b, out=None):
@@ -67,7 +57,7 @@ def _check_matmul(a, b, out=None):
     return a, b, out
 
 
-matmul = Kernel(matmul, _both("matmul"), _check_matmul, flops=_product_flops, traffic=_bytes_of)
+matmul = Kernel(matmul, "linear", _check_matmul, flops=_product_flops)
 
 
 class PackedMatrix:
@@ -179,7 +169,7 @@ def _check_matmul_packed(a, packed, out=None):
 
 matmul_packed = Kernel(
     matmul_packed,
-    {char: lambda a, packed, out, run=run: run(a, packed.panels, out) for char, run in _both("matmul_packed").items()},
+    lambda a, packed, out: _FAST[a.dtype.char].matmul_packed(a, packed.panels, out),
     _check_matmul_packed,
     flops=_product_flops,
     traffic=lambda a, packed, out: a.nbytes + packed.panels.nbytes + out.nbytes,
@@ -220,10 +210,9 @@ def linear_forward(x, W, b=None, activation="identity", out=None):
 
 linear_forward = Kernel(
     linear_forward,
-    _both("linear_forward"),
+    "linear",
     check_linear_forward,
     flops=lambda x, W, b, activation, out: 2 * x.shape[0] * W.size,
-    traffic=_bytes_of,
 )
 
 
@@ -270,8 +259,7 @@ def linear_backward(dy, x, W, dx=None, dW=None, db=None, need_dx=True, use_bias=
 
 linear_backward = Kernel(
     linear_backward,
-    _both("linear_backward"),
+    "linear",
     check_linear_backward,
     flops=lambda dy, x, W, dx, *_: 2 * dy.shape[0] * W.size * (1 if dx is None else 2),
-    traffic=_bytes_of,
 )

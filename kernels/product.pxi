@@ -262,7 +262,7 @@ cdef void product(Product* p) noexcept nogil:
     if p.K == 0:
         nothing(p)
         return
-    parts = team_size(2.0 * p.M * p.N * p.K, 3e5)
+    parts = team_size(2.0 * p.M * p.N * p.K, 1e6)
     by_panels = panels_of(p.vectors) >= 2 * parts and (p.M < 8 * parts or not p.in_place)
     if parts == 1:
         share(p, False, 0, 1)

@@ -31,6 +31,7 @@ typedef int32_t whole;
 #include <immintrin.h>
 #elif defined(__AVX__)
 #define VECTOR_BYTES 32
+#include <immintrin.h>
 #else
 #define VECTOR_BYTES 16
 #endif
@@ -72,84 +73,195 @@ ALWAYS_INLINE void vec_store_part(real *p, vec v, ptrdiff_t n) {
 #endif
 }
 
-/* Sum of the lanes, halves added to halves: one fixed order for every instruction set of the same width. */
-ALWAYS_INLINE real vec_sum(vec v) {
-    real lane[LANES];
-    vec_store(lane, v);
-    for (int half = LANES / 2; half > 0; half /= 2)
-        for (int i = 0; i < half; i++) lane[i] += lane[i + half];
-    return lane[0];
+/* As vec_load_part, with `fill` in the other lanes. */
+ALWAYS_INLINE vec vec_load_filled(const real *p, ptrdiff_t n, vec fill) {
+#if VECTOR_BYTES == 64 && DD_REAL_BITS == 64
+    return (vec)_mm512_mask_loadu_pd((__m512d)fill, (__mmask8)((1u << n) - 1u), p);
+#elif VECTOR_BYTES == 64
+    return (vec)_mm512_mask_loadu_ps((__m512)fill, (__mmask16)((1u << n) - 1u), p);
+#else
+    memcpy(&fill, p, (size_t)n * sizeof(real));
+    return fill;
+#endif
+}
+
+#if defined(__clang__) /* has __builtin_shufflevector alone; GCC has it from 12 on, __builtin_shuffle always */
+#define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (ivec){__VA_ARGS__})
+#endif
+/* Lane i becomes lane i ^ d. */
+#if VECTOR_BYTES / (DD_REAL_BITS / 8) == 16
+#define SWAP(v, d) \
+    SHUFFLE(v, v, 0 ^ d, 1 ^ d, 2 ^ d, 3 ^ d, 4 ^ d, 5 ^ d, 6 ^ d, 7 ^ d, 8 ^ d, 9 ^ d, 10 ^ d, 11 ^ d, 12 ^ d, 13 ^ d, 14 ^ d, 15 ^ d)
+#elif VECTOR_BYTES / (DD_REAL_BITS / 8) == 8
+#define SWAP(v, d) SHUFFLE(v, v, 0 ^ d, 1 ^ d, 2 ^ d, 3 ^ d, 4 ^ d, 5 ^ d, 6 ^ d, 7 ^ d)
+#elif VECTOR_BYTES / (DD_REAL_BITS / 8) == 4
+#define SWAP(v, d) SHUFFLE(v, v, 0 ^ d, 1 ^ d, 2 ^ d, 3 ^ d)
+#else
+#define SWAP(v, d) SHUFFLE(v, v, 0 ^ d, 1 ^ d)
+#endif
+
+/* Store past the caches, at an address that is a multiple of the vector's size: the line is not read first. For results too
+   large to be found in a cache later. vec_stream_end() makes them visible to other threads. */
+#if VECTOR_BYTES == 64 && DD_REAL_BITS == 64
+ALWAYS_INLINE void vec_stream(real *p, vec v) { _mm512_stream_pd(p, (__m512d)v); }
+#elif VECTOR_BYTES == 64
+ALWAYS_INLINE void vec_stream(real *p, vec v) { _mm512_stream_ps(p, (__m512)v); }
+#elif VECTOR_BYTES == 32 && DD_REAL_BITS == 64
+ALWAYS_INLINE void vec_stream(real *p, vec v) { _mm256_stream_pd(p, (__m256d)v); }
+#elif VECTOR_BYTES == 32
+ALWAYS_INLINE void vec_stream(real *p, vec v) { _mm256_stream_ps(p, (__m256)v); }
+#else
+ALWAYS_INLINE void vec_stream(real *p, vec v) { vec_store(p, v); }
+#endif
+#if VECTOR_BYTES >= 32
+ALWAYS_INLINE void vec_stream_end(void) { _mm_sfence(); }
+#else
+ALWAYS_INLINE void vec_stream_end(void) {}
+#endif
+/* Elements from p to the next such address. */
+ALWAYS_INLINE ptrdiff_t vec_misaligned(const real *p) {
+    return (ptrdiff_t)((0 - (uintptr_t)p) % VECTOR_BYTES / sizeof(real));
 }
 
 /* where(mask, a, b): mask is what a comparison of two vectors gives (all bits set, or none). */
 ALWAYS_INLINE vec vec_where(ivec mask, vec a, vec b) { return (vec)((mask & (ivec)a) | (~mask & (ivec)b)); }
-/* NaN in `a` stays: the comparison is false for it. */
+/* NaN in `a` stays: the comparison is false for it. x86 has just that in one instruction. */
+#if VECTOR_BYTES == 64 && DD_REAL_BITS == 64
+ALWAYS_INLINE vec vec_max(vec a, vec b) { return (vec)_mm512_max_pd((__m512d)b, (__m512d)a); }
+ALWAYS_INLINE vec vec_min(vec a, vec b) { return (vec)_mm512_min_pd((__m512d)b, (__m512d)a); }
+#elif VECTOR_BYTES == 64
+ALWAYS_INLINE vec vec_max(vec a, vec b) { return (vec)_mm512_max_ps((__m512)b, (__m512)a); }
+ALWAYS_INLINE vec vec_min(vec a, vec b) { return (vec)_mm512_min_ps((__m512)b, (__m512)a); }
+#elif VECTOR_BYTES == 32 && DD_REAL_BITS == 64
+ALWAYS_INLINE vec vec_max(vec a, vec b) { return (vec)_mm256_max_pd((__m256d)b, (__m256d)a); }
+ALWAYS_INLINE vec vec_min(vec a, vec b) { return (vec)_mm256_min_pd((__m256d)b, (__m256d)a); }
+#elif VECTOR_BYTES == 32
+ALWAYS_INLINE vec vec_max(vec a, vec b) { return (vec)_mm256_max_ps((__m256)b, (__m256)a); }
+ALWAYS_INLINE vec vec_min(vec a, vec b) { return (vec)_mm256_min_ps((__m256)b, (__m256)a); }
+#else
 ALWAYS_INLINE vec vec_max(vec a, vec b) { return vec_where(a < b, b, a); }
 ALWAYS_INLINE vec vec_min(vec a, vec b) { return vec_where(a > b, b, a); }
+#endif
 ALWAYS_INLINE vec vec_abs(vec a) { return (vec)((ivec)a & ~(ivec)vec_set(-(real)0)); }
 
-/* exp by Cody and Waite's reduction x = n ln 2 + r, |r| <= ln(2) / 2, and a Taylor polynomial of r
-   (degree 7 in float, 13 in double: truncation below half an ulp). At most 2 ulp where the result is normal;
-   0 below, infinity above, NaN for NaN. */
-ALWAYS_INLINE vec vec_exp(vec x) {
+/* 1 in this lane, if there is one, and 0 elsewhere. */
+ALWAYS_INLINE vec vec_one_hot(ptrdiff_t lane) {
+    vec v = {0};
+    if (lane >= 0 && lane < LANES) v[lane] = 1;
+    return v;
+}
+
+ALWAYS_INLINE real vec_first(vec v) { return v[0]; }
+
+/* In every lane the sum of all, halves added to halves: one fixed order for every instruction set of the same width. */
+ALWAYS_INLINE vec vec_sum_all(vec v) {
+#if VECTOR_BYTES / (DD_REAL_BITS / 8) > 8
+    v += SWAP(v, 8);
+#endif
+#if VECTOR_BYTES / (DD_REAL_BITS / 8) > 4
+    v += SWAP(v, 4);
+#endif
+#if VECTOR_BYTES / (DD_REAL_BITS / 8) > 2
+    v += SWAP(v, 2);
+#endif
+    return v + SWAP(v, 1);
+}
+ALWAYS_INLINE real vec_sum(vec v) { return vec_first(vec_sum_all(v)); }
+
+/* In every lane the largest of all; NaN may be lost. */
+ALWAYS_INLINE vec vec_max_all(vec v) {
+#if VECTOR_BYTES / (DD_REAL_BITS / 8) > 8
+    v = vec_max(v, SWAP(v, 8));
+#endif
+#if VECTOR_BYTES / (DD_REAL_BITS / 8) > 4
+    v = vec_max(v, SWAP(v, 4));
+#endif
+#if VECTOR_BYTES / (DD_REAL_BITS / 8) > 2
+    v = vec_max(v, SWAP(v, 2));
+#endif
+    return vec_max(v, SWAP(v, 1));
+}
+
+/* c[0] x^(n-1) + ... + c[n-1] by Horner's rule. */
+ALWAYS_INLINE vec vec_polynomial(vec x, const real *c, const int n) {
+    vec p = vec_set(c[0]);
+#pragma GCC unroll 32
+    for (int i = 1; i < n; i++) p = p * x + c[i];
+    return p;
+}
+#define POLYNOMIAL(x, ...) \
+    vec_polynomial(x, (const real[]){__VA_ARGS__}, (int)(sizeof((const real[]){__VA_ARGS__}) / sizeof(real)))
+
+/* The coefficients below are minimax fits (Remez's exchange), each within a fifth of an ulp of its function. */
+
+/* Cody and Waite's reduction x = n ln 2 + r, |r| <= ln(2) / 2; returns e^r - 1. */
+ALWAYS_INLINE vec vec_exp_reduced(vec x, vec *n) {
 #if DD_REAL_BITS == 64
     const real log2e = 1.4426950408889634, magic = 6755399441055744.0; /* 1.5 * 2^52 */
     const real ln2_high = 0.693147180369123816490, ln2_low = 1.90821492927058770002e-10;
-    const real lowest = -708.39641853226408, highest = 709.78271289338397;
-    enum { bias = 1023, fraction = 52 };
 #else
     const real log2e = 1.44269504f, magic = 12582912.0f; /* 1.5 * 2^23 */
     const real ln2_high = 0.693359375f, ln2_low = -2.12194440e-4f;
-    const real lowest = -87.3365448f, highest = 88.7228394f;
-    enum { bias = 127, fraction = 23 };
 #endif
-    vec z = vec_min(vec_max(x, vec_set(lowest)), vec_set(highest));
-    /* Adding 1.5 * 2^fraction rounds to the nearest integer and leaves it in the low bits. */
-    vec shifted = z * log2e + magic;
-    ivec n = (ivec)shifted - (ivec)vec_set(magic);
-    vec nr = shifted - magic;
-    vec r = z - nr * ln2_high;
-    r = r - nr * ln2_low;
+    *n = (x * log2e + magic) - magic; /* adding 1.5 * 2^fraction rounds to the nearest integer */
+    vec r = x - *n * ln2_high;
+    r = r - *n * ln2_low;
 #if DD_REAL_BITS == 64
-    vec p = vec_set(1.6059043836821613e-10);
-    p = p * r + 2.08767569878681e-09;
-    p = p * r + 2.505210838544172e-08;
-    p = p * r + 2.755731922398589e-07;
-    p = p * r + 2.7557319223985893e-06;
-    p = p * r + 2.48015873015873e-05;
-    p = p * r + 0.0001984126984126984;
-    p = p * r + 0.001388888888888889;
-    p = p * r + 0.008333333333333333;
-    p = p * r + 0.041666666666666664;
-    p = p * r + 0.16666666666666666;
+    vec p = POLYNOMIAL(r, 2.50681697141563115e-8, 2.76200461275991787e-7, 2.7557355502295154e-6, 2.48015213975493393e-5,
+                       1.98412697846731305e-4, 1.38888889171375924e-3, 8.33333333335619713e-3, 4.166666666662431e-2,
+                       1.66666666666666439e-1, 0.500000000000000102);
 #else
-    vec p = vec_set(1.98412698e-4f);
-    p = p * r + 1.38888889e-3f;
-    p = p * r + 8.33333333e-3f;
-    p = p * r + 4.16666667e-2f;
-    p = p * r + 1.66666667e-1f;
+    vec p = POLYNOMIAL(r, 1.390129679e-3f, 8.363145989e-3f, 4.16668533e-2f, 1.666657729e-1f, 4.999999955e-1f);
 #endif
-    p = p * r + (real)0.5;
-    p = p * r + (real)1;
-    p = p * r + (real)1;
-    /* 2^n as 2^(n>>1) * 2^(n - (n>>1)): n = 128 (1024) alone would overflow the exponent field. */
-    ivec half = n >> 1;
-    vec y = p * (vec)((half + bias) << fraction) * (vec)((n - half + bias) << fraction);
-    y = vec_where(x < lowest, vec_zero(), y);
-    y = vec_where(x > highest, vec_set((real)__builtin_inf()), y);
-    return vec_where(x != x, x, y);
+    return r + r * r * p;
 }
 
-/* log for positive normal x: x = m 2^e with m in [sqrt(1/2), sqrt(2)), log m = 2 atanh((m - 1) / (m + 1)). At most 2 ulp
-   away from 1. */
+/* x 2^n for a whole number n. */
+ALWAYS_INLINE vec vec_scale(vec x, vec n) {
+#if VECTOR_BYTES == 64 && DD_REAL_BITS == 64
+    return (vec)_mm512_scalef_pd((__m512d)x, (__m512d)n);
+#elif VECTOR_BYTES == 64
+    return (vec)_mm512_scalef_ps((__m512)x, (__m512)n);
+#else
+    /* As 2^(n>>1) * 2^(n - (n>>1)): 2^128 (2^1024) alone would overflow the exponent field. */
+#if DD_REAL_BITS == 64
+    const real magic = 6755399441055744.0;
+    enum { bias = 1023, fraction = 52 };
+#else
+    const real magic = 12582912.0f;
+    enum { bias = 127, fraction = 23 };
+#endif
+    ivec m = (ivec)(n + magic) - (ivec)vec_set(magic), half = m >> 1;
+    return x * (vec)((half + bias) << fraction) * (vec)((m - half + bias) << fraction);
+#endif
+}
+
+/* exp, at most 1.1 ulp; 0 where the result would be subnormal (x86 takes 20 times as long for those), infinity above,
+   NaN for NaN. */
+ALWAYS_INLINE vec vec_exp(vec x) {
+#if DD_REAL_BITS == 64
+    const real lowest = -708.39641853226408, highest = 710; /* e^710 overflows by itself */
+#else
+    const real lowest = -87.3365f, highest = 89;
+#endif
+    vec n, q = vec_exp_reduced(vec_min(vec_max(x, vec_set(lowest)), vec_set(highest)), &n);
+    return vec_where(x < lowest, vec_zero(), vec_scale(q + (real)1, n));
+}
+
+/* log by x = m 2^e with m in [sqrt(1/2), sqrt(2)), log m = 2 atanh((m - 1) / (m + 1)). At most 2 ulp.
+   Infinity and NaN stay; -infinity at 0 and below, subnormal x among them. */
 ALWAYS_INLINE vec vec_log(vec x) {
 #if DD_REAL_BITS == 64
     const whole bias_bits = 0x3fe6a09e667f3bcdLL; /* sqrt(1/2) */
     const real ln2_high = 0.693147180369123816490, ln2_low = 1.90821492927058770002e-10;
+    const real smallest = 2.2250738585072014e-308;
     enum { fraction = 52 };
 #else
     const whole bias_bits = 0x3f3504f3;
     const real ln2_high = 0.693359375f, ln2_low = -2.12194440e-4f;
+    const real smallest = 1.17549435e-38f;
     enum { fraction = 23 };
 #endif
     ivec e = ((ivec)x - bias_bits) >> fraction;
@@ -159,62 +271,81 @@ ALWAYS_INLINE vec vec_log(vec x) {
     vec s = f / (m + (real)1);
     vec s2 = s * s;
 #if DD_REAL_BITS == 64
-    vec p = vec_set(2.0 / 21);
-    p = p * s2 + 2.0 / 19;
-    p = p * s2 + 2.0 / 17;
-    p = p * s2 + 2.0 / 15;
-    p = p * s2 + 2.0 / 13;
-    p = p * s2 + 2.0 / 11;
-    p = p * s2 + 2.0 / 9;
-    p = p * s2 + 2.0 / 7;
+    vec p = POLYNOMIAL(s2, 1.46170136644215405e-1, 1.53316728336317371e-1, 1.81828907052098314e-1, 2.22222111112395073e-1,
+                       2.8571428626133678e-1, 3.99999999998991194e-1, 6.6666666666666697e-1);
 #else
-    vec p = vec_set(2.0f / 9);
-    p = p * s2 + 2.0f / 7;
+    vec p = POLYNOMIAL(s2, 2.958062194e-1f, 3.998876173e-1f, 6.66666851e-1f);
 #endif
-    p = p * s2 + (real)(2.0 / 5);
-    p = p * s2 + (real)(2.0 / 3);
     /* 2 atanh(s) = 2 s + s^3 p, and 2 s = f - s f */
-    return er * ln2_high + (f - (s * f - (s * s2 * p + er * ln2_low)));
+    vec y = er * ln2_high + (f - (s * f - (s * s2 * p + er * ln2_low)));
+    y = vec_where(x < smallest, vec_set((real)-__builtin_inf()), y);
+    return vec_where(x < (real)__builtin_inf(), y, x);
 }
 
-/* tanh: an odd Taylor-like quotient near 0 would lose nothing, but 1 - 2 / (exp(2|x|) + 1) cancels there.
-   Below 0.625 the odd polynomial x + x^3 p(x^2) (Cephes, Moshier 1992) is used, above it the quotient. */
-ALWAYS_INLINE vec vec_tanh(vec x) {
-    vec a = vec_abs(x), s = x * x;
-    vec big = (real)1 - (real)2 / (vec_exp(a + a) + (real)1);
+/* log(1 + x) for 0 <= x <= 1 as 2 atanh(x / (2 + x)); at most 2 ulp. */
+ALWAYS_INLINE vec vec_log1p(vec x) {
+    vec s = x / (x + (real)2), s2 = s * s;
 #if DD_REAL_BITS == 64
-    vec p = ((vec_set(-9.64399179425052238628e-1) * s - 9.92877231001918586564e1) * s - 1.61468768441708447952e3);
-    vec q = (((s + 1.12811678491632931402e2) * s + 2.23548839060100448583e3) * s + 4.84406305325125486048e3);
-    vec small = x + x * s * (p / q);
+    vec p = POLYNOMIAL(s2, 1.56397978318333654e-1, 7.4870561440323593e-2, 1.08463712586216978e-1, 1.17341242619303263e-1,
+                       1.33351907669977553e-1, 1.53845433762816755e-1, 1.8181819915332515e-1, 2.22222221979425362e-1,
+                       2.85714285716026277e-1, 3.99999999999995141e-1, 6.66666666666666669e-1);
 #else
-    vec p = vec_set(-5.70498872745e-3f);
-    p = p * s + 2.06390887954e-2f;
-    p = p * s - 5.37397155531e-2f;
-    p = p * s + 1.33314422036e-1f;
-    p = p * s - 3.33332819422e-1f;
-    vec small = x + x * s * p;
+    vec p = POLYNOMIAL(s2, 2.68615546e-1f, 2.823496822e-1f, 4.000762818e-1f, 6.666663993e-1f);
 #endif
-    ivec sign = (ivec)x & (ivec)vec_set(-(real)0);
-    big = (vec)((ivec)big | sign);
-    vec y = vec_where(a < (real)0.625, small, big);
-    return vec_where(x != x, x, y);
+    return s + s + s * s2 * p;
 }
 
+/* tanh |x| = u / (u + 2) with u = e^(2|x|) - 1 = 2^n (e^r - 1) + (2^n - 1), which loses nothing near 0. At most 3 ulp. */
+ALWAYS_INLINE vec vec_tanh(vec x) {
+    const real saturated = 40; /* tanh 20 rounds to 1 */
+    vec a = vec_abs(x), n;
+    vec q = vec_exp_reduced(vec_min(a + a, vec_set(saturated)), &n);
+    vec power = vec_scale(vec_set(1), n);
+    vec u = power * q + (power - (real)1);
+    ivec sign = (ivec)x & (ivec)vec_set(-(real)0);
+    return (vec)((ivec)(u / (u + (real)2)) | sign);
+}
+
+/* At most 3 ulp where e^-x is finite, 0 below. */
 ALWAYS_INLINE vec vec_sigmoid(vec x) { return (real)1 / ((real)1 + vec_exp(-x)); }
 
-/* NaN passes: every comparison with it is false, and the last branch returns x itself. */
-ALWAYS_INLINE vec vec_relu(vec x) { return vec_where(x < (real)0, vec_zero(), x); }
+/* The standard normal distribution: its cumulative function (1 + erf(x / sqrt 2)) / 2, and its density.
+   For x <= 0 it is the density times Mills' ratio, and (1 + |x|) times that is a polynomial of t = (|x| - k) / (|x| + k)
+   up to where the result underflows (Shepherd and Laframboise 1981, for erfc): relative accuracy in the tail too,
+   (5 + x^2) ulp, from the rounding of x^2. */
+ALWAYS_INLINE vec vec_normal(vec x, vec *density) {
+#if DD_REAL_BITS == 64
+    const real farthest = 38.6, k = 5;
+#else
+    const real farthest = 14.5f, k = 4;
+#endif
+    vec a = vec_min(vec_abs(x), vec_set(farthest));
+    vec g = vec_exp(a * a * (real)-0.5);
+    vec t = (a - k) / (a + k);
+#if DD_REAL_BITS == 64
+    vec p = POLYNOMIAL(t, 2.0875112380444227e-9, 1.3271244580938049e-9, -2.62488800687930565e-8, -2.07954093813283849e-8,
+                       1.91512732861942552e-7, 1.21409295428705131e-7, -1.3047139987267332e-6, -6.59201419901017367e-8,
+                       9.05890777151465198e-6, -9.89797102595168437e-6, -5.36074094532393479e-5, 1.82334642796005672e-4,
+                       7.79158302472334738e-6, -1.67607242584243819e-3, 6.52200066757898982e-3, -1.51704153948353671e-2,
+                       2.45369632437882633e-2, -2.64010429666783678e-2, 1.00023523852242389e-2, 3.10303684259706359e-2,
+                       -9.15522818340089851e-2, 4.61515829850037752e-1);
+#else
+    vec p = POLYNOMIAL(t, 8.963114775e-5f, 7.244777131e-4f, -4.084585437e-4f, -5.050466384e-3f, 1.796521861e-2f,
+                       -3.218534183e-2f, 2.859756509e-2f, 1.399869092e-2f, -9.670339197e-2f, 4.72053217e-1f);
+#endif
+    *density = g * (real)0.398942280401432678;
+    vec tail = g * p / (a + (real)1);
+    return vec_where(x < (real)0, tail, (real)1 - tail);
+}
+
+/* NaN passes: every comparison with it is false, and the last branch returns x itself. So does -0. */
+ALWAYS_INLINE vec vec_relu(vec x) { return vec_max(x, vec_zero()); }
 ALWAYS_INLINE vec vec_leaky_relu(vec x) { return vec_where(x < (real)0, x * (real)0.01, x); }
 /* Derivatives from the output y, whose sign is the input's; at 0 the derivative is the left one, as PyTorch has it. */
 ALWAYS_INLINE vec vec_relu_slope(vec y) { return vec_where(y > (real)0, vec_set(1), vec_zero()); }
 ALWAYS_INLINE vec vec_leaky_relu_slope(vec y) { return vec_where(y > (real)0, vec_set(1), vec_set((real)0.01)); }
 
 /* Transpose LANES vectors in place: log2(LANES) rounds, each interleaving the first half with the second. */
-#if defined(__clang__) /* has __builtin_shufflevector alone; GCC has it from 12 on, __builtin_shuffle always */
-#define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
-#else
-#define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (ivec){__VA_ARGS__})
-#endif
 #if VECTOR_BYTES / (DD_REAL_BITS / 8) == 16
 #define ZIP_LOW(a, b) SHUFFLE(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23)
 #define ZIP_HIGH(a, b) SHUFFLE(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31)

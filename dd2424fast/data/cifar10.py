@@ -1,9 +1,9 @@
 """CIFAR-10 from its official files: five batches of training images and one of test images.
 
 A batch file is a pickle, and a pickle is a program. `pickle.Unpickler` is not safe to run a stranger's with, however
-strict its `find_class`: nine bytes make its memo take 32 GB, and a deeply nested tuple as a dict key overflows the
-C stack. `_run` is a machine with only the operations that batch files use: it calls nothing, and each operation
-costs a bounded amount of memory.
+strict its `find_class`: in Python 3.11 nine bytes make its memo take 32 GB, and a deeply nested tuple as a dict key
+overflows the C stack. `_run` is a machine with only the operations that batch files use: it calls nothing, and its
+memory is bounded by the file's size and the number of operations.
 """
 
 import io
@@ -40,6 +40,7 @@ def load_cifar10(path=None, *, batches=(1, 2, 3, 4, 5), download=False):
     path : str or path-like, optional
         A folder with the batch files (or with the subfolder ``cifar-10-batches-py``, or with
         ``cifar-10-python.tar.gz``), or such an archive itself, which is read without being unpacked to disk.
+        In a folder whose batch files lack some, the archive goes before them.
         Default: the environment variable ``DD2424FAST_DATA``, else the user's cache folder,
         ``pooch.os_cache("dd2424fast")``.
     batches : sequence of int
@@ -85,8 +86,9 @@ def load_cifar10(path=None, *, batches=(1, 2, 3, 4, 5), download=False):
     """
     train = _train_names(batches)
     place = _default_place() if path is None else _as_path(path)
-    source = _find(place)
-    if download and not _is_complete(source, (*train, _TEST)):
+    names = (*train, _TEST)
+    source = _find(place, names)
+    if download and not _is_complete(source, names):
         source = _fetch(place)
     if source is None:
         raise FileNotFoundError(
@@ -94,7 +96,7 @@ def load_cifar10(path=None, *, batches=(1, 2, 3, 4, 5), download=False):
             f"the environment variable DD2424FAST_DATA) a folder that holds data_batch_1 ... test_batch or {_ARCHIVE}"
         )
     read = _read_folder if source.is_dir() else _read_archive
-    loaded = {name: _parse(program, where) for name, where, program in read(source, (*train, _TEST))}
+    loaded = {name: _parse(program, where) for name, where, program in read(source, names)}
 
     found = [name for name in train if name in loaded]
     if not found:
@@ -133,14 +135,14 @@ def _as_path(path):
     return Path(path).expanduser()
 
 
-def _find(place):
-    """Return the folder of batch files or the archive that `place` stands for, or None."""
+def _find(place, names):
+    """Return the folder of batch files or the archive that `place` stands for, the most complete one, or None."""
     if place.is_file():
         return place
-    for folder in (place, place / _FOLDER):
-        if any((folder / name).is_file() for name in (*_TRAIN, _TEST)):
-            return folder
-    return place / _ARCHIVE if (place / _ARCHIVE).is_file() else None
+    folders, archive = (place, place / _FOLDER), place / _ARCHIVE
+    complete = [folder for folder in folders if _is_complete(folder, names)]
+    partial = [folder for folder in folders if any((folder / name).is_file() for name in names)]
+    return next(iter([*complete, *([archive] if archive.is_file() else []), *partial]), None)
 
 
 def _is_complete(source, names):
@@ -187,17 +189,19 @@ def _read_archive(path, names):
 
 
 class _Limited:
-    """Read a stream up to a limit: a small .gz file can unpack to terabytes."""
+    """Read a stream up to a limit: a small .gz file can unpack to terabytes, or have a member that claims to.
+
+    What is asked for counts, not what comes: tarfile seeks by reading, and goes on at the end of the stream.
+    """
 
     def __init__(self, stream, limit):
         self.stream, self.left = stream, limit
 
     def read(self, size):
-        piece = self.stream.read(size)
-        self.left -= len(piece)
+        self.left -= size
         if self.left < 0:
             raise ValueError(f"unpacks to more than {_MAX_ARCHIVE >> 20} MiB")
-        return piece
+        return self.stream.read(size)
 
 
 def _at_most(content, where):
@@ -284,7 +288,7 @@ def _operations(program):
     for _ in range(_MAX_STEPS):
         code = take(1)
         op, width = _FORMS.get(code, (code, 0))
-        argument = int.from_bytes(take(width), "little", signed=code == pickle.BININT)
+        argument = int.from_bytes(take(width), "little")  # no file has a negative number that matters
         if op == pickle.BINBYTES:
             argument = take(argument)
         elif op == pickle.BINUNICODE:

@@ -1,5 +1,7 @@
 """Layers of feed-forward networks."""
 
+from functools import partial
+
 import numpy as np
 
 from .. import kernels
@@ -7,44 +9,31 @@ from ..configuration import positive_integer, real_in
 from .module import DROPOUT, Module
 
 
-def uniform_fan_in(fan_in):
-    """PyTorch's default: uniform within 1 / sqrt(fan_in)."""
-    bound = fan_in**-0.5
-
-    def init(shape, rng):
-        return rng.uniform(-bound, bound, shape)
-
-    return init
+def uniform(bound, shape, rng):
+    """Uniform in [-bound, bound]."""
+    return rng.uniform(-bound, bound, shape)
 
 
-def he_normal(fan_in):
-    """Normal with variance 2 / fan_in, for layers before a ReLU (He et al. 2015, arXiv:1502.01852, eq. 10)."""
-
-    def init(shape, rng):
-        return rng.normal(0.0, (2.0 / fan_in) ** 0.5, shape)
-
-    return init
+def normal(deviation, shape, rng):
+    """Normal with mean 0."""
+    return rng.normal(0.0, deviation, shape)
 
 
-def glorot_uniform(fan_in, fan_out):
-    """Uniform with variance 2 / (fan_in + fan_out) (Glorot and Bengio 2010, eq. 16)."""
-    bound = (6.0 / (fan_in + fan_out)) ** 0.5
+def weight_init(name, fan_in, fan_out):
+    """The initial distribution of a weight matrix, by name: a function of (shape, rng).
 
-    def init(shape, rng):
-        return rng.uniform(-bound, bound, shape)
-
-    return init
-
-
-def _weight_init(name, fan_in, fan_out):
+    default  uniform within 1 / sqrt(fan_in), as PyTorch's Linear has it
+    he       normal with variance 2 / fan_in, for layers before a ReLU (He et al. 2015, arXiv:1502.01852, eq. 10)
+    glorot   uniform with variance 2 / (fan_in + fan_out) (Glorot and Bengio 2010, eq. 16)
+    """
     choices = {
-        "default": lambda: uniform_fan_in(fan_in),
-        "he": lambda: he_normal(fan_in),
-        "glorot": lambda: glorot_uniform(fan_in, fan_out),
+        "default": partial(uniform, fan_in**-0.5),
+        "he": partial(normal, (2.0 / fan_in) ** 0.5),
+        "glorot": partial(uniform, (6.0 / (fan_in + fan_out)) ** 0.5),
     }
     if name not in choices:
         raise ValueError(f"init: expected one of {', '.join(choices)}, got {name!r}")
-    return choices[name]()
+    return choices[name]
 
 
 class Linear(Module):
@@ -66,11 +55,11 @@ class Linear(Module):
         super().__init__(dtype=dtype, seed=seed)
         self.in_features = positive_integer("in_features", in_features)
         self.out_features = positive_integer("out_features", out_features)
-        self.add("weight", (in_features, out_features), _weight_init(init, in_features, out_features), transposed=True)
+        self.add("weight", (in_features, out_features), weight_init(init, in_features, out_features), transposed=True)
         self._weight = self._own["weight"]
         self._bias = None
         if bias:
-            self.add("bias", (out_features,), uniform_fan_in(in_features) if init == "default" else np.zeros)
+            self.add("bias", (out_features,), partial(uniform, in_features**-0.5) if init == "default" else np.zeros)
             self._bias = self._own["bias"]
 
     def _check_shape(self, x):
@@ -263,8 +252,7 @@ class BatchNorm(Module):
             dy = kernels.activation_backward(dy, y, activation, dy)
         dx = work.array(self, "dx", rows.shape, self.dtype)
         gamma, dgamma, dbeta = self._weight.value, self._weight.gradient, self._bias.gradient
-        backward = kernels.batch_norm_frozen_backward if self.frozen else kernels.batch_norm_backward
-        backward(dy, rows, gamma, mean, rstd, dx, dgamma, dbeta)
+        kernels.batch_norm_backward(dy, rows, gamma, mean, rstd, dx, dgamma, dbeta, False, self.frozen)
         return dx.reshape(shape)
 
 

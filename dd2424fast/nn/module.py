@@ -290,7 +290,9 @@ class Module(Configured):
     def _initialise(self, seed):
         """Draw all parameters anew, the i-th from stream i of this seed."""
         for i, (_, parameter) in enumerate(self.named_parameters()):
-            parameter.value[...] = self._draw(parameter.init, parameter.value.shape, generator(seed, INITIAL_WEIGHTS, i))
+            parameter.value[...] = self._draw(
+                parameter.init, parameter.value.shape, generator(seed, INITIAL_WEIGHTS, i)
+            )
 
     def freeze(self, prefix=""):
         """Keep the parameters whose path starts with `prefix` from being trained. Returns how many parameters (numbers) that are."""
@@ -301,9 +303,15 @@ class Module(Configured):
         return self._set_trainable(prefix, True)
 
     def _set_trainable(self, prefix, trainable):
-        chosen = [p for path, p in self.named_parameters() if path == prefix or path.startswith(f"{prefix}." if prefix else "")]
+        chosen = [
+            p
+            for path, p in self.named_parameters()
+            if path == prefix or path.startswith(f"{prefix}." if prefix else "")
+        ]
         if not chosen:
-            raise ValueError(f"prefix: no parameter's path starts with {prefix!r}; there are {[p for p, _ in self.named_parameters()]}")
+            raise ValueError(
+                f"prefix: no parameter's path starts with {prefix!r}; there are {[p for p, _ in self.named_parameters()]}"
+            )
         for parameter in chosen:
             parameter.trainable = trainable
         return sum(parameter.value.size for parameter in chosen)
@@ -414,7 +422,8 @@ class Module(Configured):
     def gradient_dict(self):
         """Copies of all gradients, in PyTorch's names, order and shapes."""
         return {
-            path: np.array(p.gradient.T if p.transposed else p.gradient, order="C") for path, p in self.named_parameters()
+            path: np.array(p.gradient.T if p.transposed else p.gradient, order="C")
+            for path, p in self.named_parameters()
         }
 
     def load_state_dict(self, state, strict=True):

@@ -212,7 +212,8 @@ def test_download_completes_a_folder_that_lacks_batches(tmp_path, retrieve):
     write_folder(tmp_path, ["data_batch_1", "test_batch"])
     load_cifar10(tmp_path, batches=(1,), download=True)
     assert retrieve == []
-    assert_loaded(load_cifar10(tmp_path, batches=(1, 2), download=True)[0], expected(0, 1))
+    for download in (True, False, True):
+        assert_loaded(load_cifar10(tmp_path, batches=(1, 2), download=download)[0], expected(0, 1))
     assert len(retrieve) == 1
 
 
@@ -443,11 +444,31 @@ def test_damaged_archive(tmp_path, archive_bytes, damage):
         load_cifar10(file, batches=(5,))
 
 
+def test_damaged_header_is_not_taken_for_the_end(tmp_path):
+    """tarfile stops without a word; only the checksum at the end of the .gz, a few MiB on, tells."""
+    file = write_archive(tmp_path / "x.tar.gz", [*official_members(), ("readme.html", bytes(4 * 2**20))])
+    packed = file.read_bytes()
+    content = bytearray(gzip.decompress(packed))
+    content[content.index(b"cifar-10-batches-py/readme")] ^= 1
+    file.write_bytes(gzip.compress(content)[:-8] + packed[-8:])
+    with pytest.raises(ValueError, match=r"not a sound CIFAR-10 archive .* CRC"):
+        load_cifar10(file)
+
+
 def test_archive_that_unpacks_without_end(tmp_path, monkeypatch):
     monkeypatch.setattr(cifar10, "_MAX_ARCHIVE", 3 * 2**20)
     archive = write_archive(tmp_path / "x.tar.gz", [("padding", bytes(4 * 2**20)), *official_members()])
     with pytest.raises(ValueError, match="unpacks to more than 3 MiB"):
         load_cifar10(archive)
+
+
+def test_archive_with_a_member_that_claims_to_be_huge(tmp_path):
+    info = tarfile.TarInfo("cifar-10-batches-py/readme.html")
+    info.size = 2**62
+    file = tmp_path / "x.tar.gz"
+    file.write_bytes(gzip.compress(info.tobuf(tarfile.GNU_FORMAT) + bytes(10_240)))
+    with pytest.raises(ValueError, match="unpacks to more than 512 MiB"):
+        load_cifar10(file)
 
 
 def test_archive_of_many_members(tmp_path):

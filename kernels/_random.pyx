@@ -1,0 +1,113 @@
+"""Counter-based random numbers and dropout; compiled for float32 and float64. Arguments come checked
+(kernels/random.py)."""
+from cython.parallel cimport prange
+from libc.stdint cimport uint32_t, uint64_t
+from libc.string cimport memcpy
+
+from dd2424fast.kernels._team cimport team_size
+
+include "vec.pxi"
+
+cdef extern from "philox.h" nogil:
+    void philox_keys(uint64_t key, uint64_t* keys)
+    void philox_batch(const uint64_t* keys, uint64_t start, uint32_t* words)
+    vec kept(const uint32_t* words, uint32_t threshold, real scale)
+    vec uniform(const uint32_t* words)
+    void box_muller(const uint32_t* words, real* z)
+
+cdef enum:
+    BATCH = 64      # philox.h's: words made at a time
+    CHUNK = 16384   # elements that one thread takes at a time, a multiple of BATCH
+    BITS = 0
+    UNIFORM = 1
+    NORMAL = 2
+
+
+def dropout(cnp.ndarray x, double p, uint64_t key, cnp.ndarray out):
+    cdef Py_ssize_t n = cnp.PyArray_SIZE(x), chunk, start, chunks = (n + CHUNK - 1) // CHUNK
+    cdef uint32_t threshold = <uint32_t> min(p * 4294967296.0 + 0.5, 4294967295.0)
+    cdef real scale = <real> (1.0 / (1.0 - p))
+    cdef real* source = data(x)
+    cdef real* to = data(out)
+    cdef int threads
+    with nogil:
+        threads = team_size(n, CHUNK)
+        if threads == 1:    # even a team of one costs OpenMP 0.2 us to call together
+            drop(source, to, 0, n, threshold, scale, key)
+            chunks = 0
+        for chunk in prange(chunks, num_threads=threads, schedule="static"):
+            start = chunk * CHUNK
+            drop(source, to, start, min(start + CHUNK, n), threshold, scale, key)
+    return out
+
+
+cdef void drop(
+    const real* x, real* y, Py_ssize_t start, Py_ssize_t stop, uint32_t threshold, real scale, uint64_t key) noexcept nogil:
+    """y = x * kept on elements start (a multiple of BATCH) to stop."""
+    cdef uint64_t[20] keys
+    cdef uint32_t[BATCH] words
+    cdef Py_ssize_t i = start, j, size
+    philox_keys(key, keys)
+    while i < stop:
+        philox_batch(keys, i, words)
+        size = min(<Py_ssize_t> BATCH, stop - i)
+        j = 0
+        while j + LANES <= size:
+            vec_store(y + i + j, vec_load(x + i + j) * kept(words + j, threshold, scale))
+            j += LANES
+        if j < size:
+            vec_store_part(y + i + j, vec_load_part(x + i + j, size - j) * kept(words + j, threshold, scale), size - j)
+        i += BATCH
+
+
+def random_bits(uint64_t key, cnp.ndarray out):
+    generate(BITS, key, <char*> cnp.PyArray_DATA(out), cnp.PyArray_SIZE(out))
+    return out
+
+
+def random_uniform(uint64_t key, cnp.ndarray out):
+    generate(UNIFORM, key, <char*> cnp.PyArray_DATA(out), cnp.PyArray_SIZE(out))
+    return out
+
+
+def random_normal(uint64_t key, cnp.ndarray out):
+    generate(NORMAL, key, <char*> cnp.PyArray_DATA(out), cnp.PyArray_SIZE(out))
+    return out
+
+
+cdef void generate(int kind, uint64_t key, char* to, Py_ssize_t n) noexcept:
+    cdef Py_ssize_t chunk, start, chunks = (n + CHUNK - 1) // CHUNK
+    cdef int threads
+    with nogil:
+        threads = team_size(n, CHUNK)
+        for chunk in prange(chunks, num_threads=threads, schedule="static", use_threads_if=threads > 1):
+            start = chunk * CHUNK
+            if kind == BITS:
+                generate_as(BITS, sizeof(uint32_t), key, to, start, min(start + CHUNK, n))
+            elif kind == UNIFORM:
+                generate_as(UNIFORM, sizeof(real), key, to, start, min(start + CHUNK, n))
+            else:
+                generate_as(NORMAL, sizeof(real), key, to, start, min(start + CHUNK, n))
+
+
+cdef inline forced_inline_void generate_as(
+    const int kind, const size_t size, uint64_t key, char* to, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
+    """Elements start (a multiple of BATCH) to stop, each of `size` bytes."""
+    cdef uint64_t[20] keys
+    cdef uint32_t[BATCH] words
+    cdef real[BATCH] numbers
+    cdef char* made
+    cdef Py_ssize_t i = start, j
+    philox_keys(key, keys)
+    while i < stop:
+        philox_batch(keys, i, words)
+        if kind == UNIFORM:
+            j = 0
+            while j < BATCH:
+                vec_store(numbers + j, uniform(words + j))
+                j += LANES
+        elif kind == NORMAL:
+            box_muller(words, numbers)
+        made = <char*> words if kind == BITS else <char*> numbers
+        memcpy(to + i * size, made, size * min(<Py_ssize_t> BATCH, stop - i))
+        i += BATCH
