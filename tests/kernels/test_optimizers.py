@@ -337,6 +337,8 @@ def test_read_only_and_overlapping_vectors_are_refused():
         kernels.sgd_update(memory[:6], memory[4:])
     with pytest.raises(ValueError, match=r"first_moment: .* overlaps parameters"):
         kernels.adam_update(memory[:4], np.ones(4), memory[3:7], np.ones(4), 1)
+    with pytest.raises(ValueError, match=r"velocity: .* overlaps gradients"):
+        kernels.sgd_update(np.ones(4), memory[:4], memory[3:7], momentum=0.9)
     with pytest.raises(ValueError, match=r"second_moment: .* overlaps first_moment"):
         kernels.adamw_update(np.ones(4), np.ones(4), memory[:4], memory[3:7], 1)
     with pytest.raises(ValueError, match=r"delta_average: .* overlaps square_average"):
