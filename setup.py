@@ -1,6 +1,7 @@
 """Builds the Cython kernels. Everything that is not about compiling them stands in pyproject.toml.
 
-A kernels/_<topic>.pyx that includes vec.pxi is written in `real` and compiled twice, as _<topic>_float32 and _<topic>_float64.
+A kernels/_<topic>.pyx that includes vec.pxi is written in `real` and compiled twice, as _<topic>_float32 and
+_<topic>_float64.
 
 DD2424FAST_MARCH    the instruction set to compile for (default: native); x86-64-v3 makes a portable wheel
 """
@@ -71,10 +72,20 @@ def cpu_features(flags):
     """Names, in NumPy's spelling, of what the CPU must have to run code compiled with these flags."""
     defined = macros(flags)
     names = {
-        "__SSE4_2__": "SSE42", "__AVX__": "AVX", "__AVX2__": "AVX2", "__FMA__": "FMA3", "__F16C__": "F16C",
-        "__AVX512F__": "AVX512F", "__AVX512CD__": "AVX512CD", "__AVX512BW__": "AVX512BW", "__AVX512DQ__": "AVX512DQ",
-        "__AVX512VL__": "AVX512VL", "__AVX512VNNI__": "AVX512VNNI", "__AVX512IFMA__": "AVX512IFMA", "__AVX512VBMI__": "AVX512VBMI",
-    }  # fmt: skip
+        "__SSE4_2__": "SSE42",
+        "__AVX__": "AVX",
+        "__AVX2__": "AVX2",
+        "__FMA__": "FMA3",
+        "__F16C__": "F16C",
+        "__AVX512F__": "AVX512F",
+        "__AVX512CD__": "AVX512CD",
+        "__AVX512BW__": "AVX512BW",
+        "__AVX512DQ__": "AVX512DQ",
+        "__AVX512VL__": "AVX512VL",
+        "__AVX512VNNI__": "AVX512VNNI",
+        "__AVX512IFMA__": "AVX512IFMA",
+        "__AVX512VBMI__": "AVX512VBMI",
+    }
     return sorted(feature for macro, feature in names.items() if macro in defined)
 
 
@@ -133,7 +144,7 @@ setup(
             "cdivision": True,
             "initializedcheck": False,
             "embedsignature": True,
-        },  # fmt: skip
+        },
     ),
     options={"build_ext": {"parallel": os.cpu_count()}},
 )

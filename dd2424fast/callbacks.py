@@ -12,7 +12,8 @@ from .configuration import Configured, positive_integer, real_in
 
 
 class Callback(Configured):
-    """Base: override what you need. Set `trainer.stop_reason` to a text to end training after the current update or epoch."""
+    """Base: override what you need. Set `trainer.stop_reason` to a text to end training after the current update or
+    epoch."""
 
     def fit_begins(self, trainer):
         """Called once, before the first update."""

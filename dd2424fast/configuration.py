@@ -13,7 +13,8 @@ def suggestion(name, known):
 class Configured:
     """Base of models, layers, optimizers, schedules and losses: remembers its constructor's arguments.
 
-    From them come the printed form, the description in a saved file, and an error for an unknown keyword that suggests the right one.
+    From them come the printed form, the description in a saved file, and an error for an unknown keyword that suggests
+    the right one.
 
     Attributes
     ----------
@@ -30,9 +31,8 @@ class Configured:
             if not unknown:
                 raise TypeError(f"{cls.__name__}: {error}") from None
             known = [name for name in signature.parameters if name != "self"]
-            raise TypeError(
-                f"{cls.__name__}: unknown keyword {unknown[0]!r}{suggestion(unknown[0], known)}; it takes {', '.join(known) or 'none'}"
-            ) from None
+            hint = f"{suggestion(unknown[0], known)}; it takes {', '.join(known) or 'none'}"
+            raise TypeError(f"{cls.__name__}: unknown keyword {unknown[0]!r}{hint}") from None
         bound.apply_defaults()
         self = super().__new__(cls)
         self.config = dict(list(bound.arguments.items())[1:])

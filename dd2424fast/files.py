@@ -1,4 +1,5 @@
-"""Models and checkpoints on disk: safetensors with a format version in the header, written whole or not at all, never pickled."""
+"""Models and checkpoints on disk: safetensors with a format version in the header, written whole or not at all,
+never pickled."""
 
 import json
 import os
@@ -54,7 +55,8 @@ def _write(path, kind, tensors, header):
 
 
 def _read(path, kind):
-    """Return (tensors, header) of a file that `_write` wrote as this kind, or raise ValueError that says what it is instead."""
+    """Return (tensors, header) of a file that `_write` wrote as this kind,
+    or raise ValueError that says what it is instead."""
     from safetensors import SafetensorError, safe_open
 
     path = Path(path)
@@ -63,16 +65,14 @@ def _read(path, kind):
     try:
         with safe_open(path, "numpy") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
     except SafetensorError as error:
         raise ValueError(f"{path}: not a safetensors file, or damaged ({error})") from None
-    if metadata.get("dd2424fast") != FORMAT:
-        found = metadata.get("dd2424fast")
-        raise ValueError(
-            f"{path}: written in format {found} of dd2424fast; this version reads format {FORMAT}"
-            if found
-            else f"{path}: a safetensors file that dd2424fast did not write (its tensors can be given to load_state_dict)"
-        )
+    found = metadata.get("dd2424fast")
+    if found is None:
+        raise ValueError(f"{path}: dd2424fast did not write this file (its tensors can be given to load_state_dict)")
+    if found != FORMAT:
+        raise ValueError(f"{path}: written in format {found} of dd2424fast; this version reads format {FORMAT}")
     if metadata.get("kind") != kind:
         raise ValueError(f"{path}: holds a {metadata.get('kind')}, expected a {kind}")
     return tensors, json.loads(metadata["header"])
@@ -149,7 +149,8 @@ def load_model(path, kind, modules):
 
 
 def _signature(trainer):
-    """What must be the same in the trainer that continues: (name, shape) of everything saved, and the kind of optimizer."""
+    """What must be the same in the trainer that continues: (name, shape) of everything saved,
+    and the kind of optimizer."""
     entries = [[path, list(a.shape)] for path, a, _ in trainer.model._entries()]
     return {"model": entries, "dtype": trainer.model.dtype.name, "optimizer": type(trainer.optimizer).__name__}
 

@@ -17,8 +17,8 @@ class GradientReport:
     worst_name : str
         The parameter (or "x") with the largest error, with the index of the entry.
     worst_error : float
-        |analytic - numeric| / (|analytic| + |numeric|) there, after the rounding noise of the loss, 16 ulp of it over eps, was taken off the
-        difference: an entry that is exactly zero passes.
+        |analytic - numeric| / (|analytic| + |numeric|) there, after the rounding noise of the loss, 16 ulp of it over
+        eps, was taken off the difference: an entry that is exactly zero passes.
     errors : dict
         From parameter name to its largest relative error.
     entries : int
@@ -39,7 +39,8 @@ class GradientReport:
         lines = [f"{name:<24} {error:.2e}" for name, error in self.errors.items()]
         verdict = "passed" if self.passed else "FAILED"
         lines.append(
-            f"{verdict}: worst {self.worst_name}, relative error {self.worst_error:.2e} (tolerance {self.tolerance:.0e}), "
+            f"{verdict}: worst {self.worst_name}, relative error {self.worst_error:.2e} "
+            f"(tolerance {self.tolerance:.0e}), "
             f"analytic {self.analytic:.6e}, numeric {self.numeric:.6e}; {self.entries} entries"
         )
         return "\n".join(lines)

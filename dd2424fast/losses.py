@@ -7,7 +7,8 @@ from .configuration import Configured, real_in
 
 
 class Loss(Configured):
-    """Base of the losses: `loss(outputs, targets, sample_weight=None)` returns (mean loss in nats or squared units, gradient)."""
+    """Base of the losses: `loss(outputs, targets, sample_weight=None)` returns (mean loss in nats or squared units,
+    gradient)."""
 
     classifies = False
 
@@ -30,7 +31,8 @@ class CrossEntropy(Loss):
     ----------
     label_smoothing : float in [0, 1]
     smoothing : {"uniform", "others"}
-        "uniform" spreads eps over all K classes (eps / K each, PyTorch); "others" over the K - 1 wrong ones (the course).
+        "uniform" spreads eps over all K classes (eps / K each, PyTorch); "others" over the K - 1 wrong ones (the
+        course).
     class_weight : array of shape (K,), optional
     ignore_index : int
         Rows with this label count for nothing.
@@ -75,7 +77,8 @@ class CrossEntropy(Loss):
 
 
 class BinaryCrossEntropy(Loss):
-    """Sigmoid cross-entropy of logits (N, K) and targets (N, K) in [0, 1]: the mean over the batch of 1/K times the sum over the classes."""
+    """Sigmoid cross-entropy of logits (N, K) and targets (N, K) in [0, 1]:
+    the mean over the batch of 1/K times the sum over the classes."""
 
     def run(self, outputs, targets, sample_weight, gradient):
         return kernels.binary_cross_entropy(outputs, targets, sample_weight, gradient)

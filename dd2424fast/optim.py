@@ -6,14 +6,15 @@ import numpy as np
 
 from . import kernels
 from .configuration import Configured, real_in
-from .nn.module import Parameter
+from .nn.module import Parameter, aligned
 
 
 class Optimizer(Configured):
     """Base of the optimizers.
 
-    Weight decay w adds w * W to the gradient of weights (AdamW: subtracts lr * w * W from them). Biases and norm parameters are exempt
-    unless `decay_all` is true. The course's J = loss + lambda * sum(W^2) is weight_decay = 2 * lambda.
+    Weight decay w adds w * W to the gradient of weights (AdamW: subtracts lr * w * W from them). Biases and norm
+    parameters are exempt unless `decay_all` is true. The course's J = loss + lambda * sum(W^2) is weight_decay = 2 *
+    lambda.
 
     Attributes
     ----------
@@ -57,7 +58,9 @@ class Optimizer(Configured):
 
     def _initial(self, name, parameters):
         """The initial value of a state vector."""
-        return np.zeros_like(parameters)
+        vector = aligned(parameters.size, parameters.dtype)
+        vector[...] = 0
+        return vector
 
     def _prepare(self, model):
         """Make the state vectors, and the table of which parameters move and decay."""
@@ -66,8 +69,10 @@ class Optimizer(Configured):
             if name not in self.state:
                 self.state[name] = self._initial(name, parameters)
             elif name in self._vectors() and self.state[name].shape != parameters.shape:
+                size = self.state[name].size
                 raise ValueError(
-                    f"model: has {parameters.size} parameters, the optimizer's state is for {self.state[name].size}; make a new optimizer"
+                    f"model: has {parameters.size} parameters, the optimizer's state is for {size}: "
+                    "make a new optimizer"
                 )
         bounds, factors, start = [], [], 0
         for _, parameter in model.named_parameters():
@@ -98,7 +103,8 @@ class Optimizer(Configured):
 
 
 class SGD(Optimizer):
-    """Stochastic gradient descent: v = momentum v + g, W -= lr v; with Nesterov's correction W -= lr (g + momentum v)."""
+    """Stochastic gradient descent: v = momentum v + g, W -= lr v;
+    with Nesterov's correction W -= lr (g + momentum v)."""
 
     def __init__(self, lr, momentum=0.0, nesterov=False, weight_decay=0.0, *, decay_all=False):
         super().__init__(lr, weight_decay, decay_all)
@@ -134,9 +140,18 @@ class Adam(Optimizer):
 
     def _update(self, parameters, gradients, lr):
         getattr(kernels, self._kernel)(
-            parameters, gradients, self.state["first_moment"], self.state["second_moment"], self.updates, self._segments, lr,
-            self.beta1, self.beta2, self.eps, self.weight_decay,
-        )  # fmt: skip
+            parameters,
+            gradients,
+            self.state["first_moment"],
+            self.state["second_moment"],
+            self.updates,
+            self._segments,
+            lr,
+            self.beta1,
+            self.beta2,
+            self.eps,
+            self.weight_decay,
+        )
 
 
 def _two_betas(betas):
@@ -173,9 +188,20 @@ class NAdam(Adam):
 
     def _update(self, parameters, gradients, lr):
         kernels.nadam_update(
-            parameters, gradients, self.state["first_moment"], self.state["second_moment"], self.state["mu_product"], self.updates,
-            self._segments, lr, self.beta1, self.beta2, self.eps, self.momentum_decay, self.weight_decay,
-        )  # fmt: skip
+            parameters,
+            gradients,
+            self.state["first_moment"],
+            self.state["second_moment"],
+            self.state["mu_product"],
+            self.updates,
+            self._segments,
+            lr,
+            self.beta1,
+            self.beta2,
+            self.eps,
+            self.momentum_decay,
+            self.weight_decay,
+        )
 
 
 class RMSprop(Optimizer):
@@ -213,7 +239,7 @@ class Adagrad(Optimizer):
         self.eps = real_in("eps", eps, 0, math.inf)
 
     def _initial(self, name, parameters):
-        return np.full_like(parameters, self.initial_accumulator)
+        return super()._initial(name, parameters) + parameters.dtype.type(self.initial_accumulator)
 
     def _update(self, parameters, gradients, lr):
         kernels.adagrad_update(
@@ -241,6 +267,13 @@ class Adadelta(Optimizer):
 
     def _update(self, parameters, gradients, lr):
         kernels.adadelta_update(
-            parameters, gradients, self.state["square_average"], self.state["delta_average"], self._segments, lr, self.rho, self.eps,
+            parameters,
+            gradients,
+            self.state["square_average"],
+            self.state["delta_average"],
+            self._segments,
+            lr,
+            self.rho,
+            self.eps,
             self.weight_decay,
-        )  # fmt: skip
+        )

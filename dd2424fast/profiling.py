@@ -9,7 +9,7 @@ from . import kernels
 from .kernels._dispatch import set_recorder
 
 
-class profile:  # noqa: N801 (a context manager, used like a function)
+class profile:  # in lower case: it is used like a function
     """Count and time every kernel called inside the block::
 
         with dd.profile() as report:
@@ -44,9 +44,11 @@ class profile:  # noqa: N801 (a context manager, used like a function)
         row[3] += kernel.traffic(*args) if kernel.traffic else 0
 
     def rows(self):
-        """One dict a kernel, slowest first: kernel, calls, seconds, share (of the block), gflops (per second), gbytes (per second), of_peak.
+        """One dict a kernel, slowest first: kernel, calls, seconds, share (of the block), gflops (per second), gbytes
+        (per second), of_peak.
 
-        `of_peak` is the share of what this machine can do, as measured now: the larger of the arithmetic and the copy rate's.
+        `of_peak` is the share of what this machine can do, as measured now: the larger of the arithmetic and the copy
+        rate's.
         """
         if self._peaks is None:
             self._peaks = measure_peaks()
@@ -63,7 +65,7 @@ class profile:  # noqa: N801 (a context manager, used like a function)
                     "gflops": gflops,
                     "gbytes": gbytes,
                     "of_peak": of_peak,
-                }  # fmt: skip
+                }
             )
         return result
 
@@ -72,17 +74,16 @@ class profile:  # noqa: N801 (a context manager, used like a function)
         rows = self.rows()
         lines = [f"{'kernel':<28} {'calls':>8} {'seconds':>9} {'share':>6} {'GFLOP/s':>8} {'GB/s':>7} {'of peak':>8}"]
         lines += [
-            f"{r['kernel']:<28} {r['calls']:>8} {r['seconds']:>9.4f} {r['share']:>6.1%} {r['gflops']:>8.1f} {r['gbytes']:>7.1f} "
-            f"{r['of_peak']:>8.1%}"
+            f"{r['kernel']:<28} {r['calls']:>8} {r['seconds']:>9.4f} {r['share']:>6.1%} "
+            f"{r['gflops']:>8.1f} {r['gbytes']:>7.1f} {r['of_peak']:>8.1%}"
             for r in rows
         ]
         outside = self.seconds - sum(r["seconds"] for r in rows)
         lines.append(
             f"{'(outside the kernels)':<28} {'':>8} {outside:>9.4f} {outside / max(self.seconds, 1e-12):>6.1%}"
         )
-        lines.append(
-            f"peak, measured: {self._peaks['gflops']:.0f} GFLOP/s (float32 product), {self._peaks['gbytes']:.1f} GB/s (copy)"
-        )
+        gflops, gbytes = self._peaks["gflops"], self._peaks["gbytes"]
+        lines.append(f"peak, measured: {gflops:.0f} GFLOP/s (float32 product), {gbytes:.1f} GB/s (copy)")
         return "\n".join(lines)
 
 
@@ -92,8 +93,8 @@ def measure_peaks(seconds=0.3):
     Returns
     -------
     dict
-        "gflops": the largest rate of a float32 product by the packed tile and by NumPy's BLAS; "gbytes": bytes read and written per second
-        by an activation kernel's identity over arrays far larger than the cache.
+        "gflops": the largest rate of a float32 product by the packed tile and by NumPy's BLAS; "gbytes": bytes read
+        and written per second by an activation kernel's identity over arrays far larger than the cache.
     """
     rng = np.random.default_rng(0)
     a = rng.standard_normal((512, 256), dtype=np.float32)

@@ -43,7 +43,8 @@ class Exponential(Schedule):
 
 
 class Cosine(Schedule):
-    """From lr down to low over `updates`, along half a cosine, and low from there on (Loshchilov and Hutter 2017, eq. 5)."""
+    """From lr down to low over `updates`, along half a cosine, and low from there on (Loshchilov and Hutter 2017,
+    eq. 5)."""
 
     def __init__(self, lr, updates, low=0.0):
         self.lr = _rate("lr", lr)
@@ -56,7 +57,8 @@ class Cosine(Schedule):
 
 
 class CosineWarmRestarts(Schedule):
-    """Cosine from lr to low, starting again after `updates`, each run `growth` times as long (Loshchilov and Hutter 2017, arXiv:1608.03983)."""
+    """Cosine from lr to low, starting again after `updates`, each run `growth` times as long (Loshchilov and Hutter
+    2017, arXiv:1608.03983)."""
 
     def __init__(self, lr, updates, growth=1, low=0.0):
         self.lr = _rate("lr", lr)
@@ -70,7 +72,8 @@ class CosineWarmRestarts(Schedule):
 
 
 class Cyclic(Schedule):
-    """The triangular cyclical rate (Smith 2017, arXiv:1506.01186): from low up to high in step_size updates, and down again.
+    """The triangular cyclical rate (Smith 2017, arXiv:1506.01186): from low up to high in step_size updates, and down
+    again.
 
     Parameters
     ----------
@@ -107,7 +110,8 @@ class Cyclic(Schedule):
 
 
 def _cycle(update, length, growth):
-    """Where `update` lies among cycles of `length`, `length * growth`, ...: (number, updates since its start, its length)."""
+    """Where `update` lies among cycles of `length`, `length * growth`, ...: (number, updates since its start,
+    its length)."""
     if growth == 1:
         return update // length, update % length, length
     number = 0
@@ -119,7 +123,8 @@ def _cycle(update, length, growth):
 
 
 class OneCycle(Schedule):
-    """Up from lr / start_divisor to lr, then down to lr / (start_divisor * final_divisor), along cosines (Smith and Topin 2018).
+    """Up from lr / start_divisor to lr, then down to lr / (start_divisor * final_divisor), along cosines (Smith and
+    Topin 2018).
 
     Parameters
     ----------

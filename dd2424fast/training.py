@@ -140,7 +140,7 @@ class Trainer(Configured):
 
     def _apply(self, before, x):
         """Clip the gradients and let the optimizer update the parameters."""
-        parameters, gradients, _ = self.model._flat
+        gradients = self.model.gradients
         if self.clip_value is not None:
             kernels.clip_by_value(gradients, self.clip_value)
         norm = kernels.clip_by_norm(gradients, self.clip_norm) if self.clip_norm is not None else 0.0
@@ -208,8 +208,8 @@ class Trainer(Configured):
     ):
         """Train for a number of epochs.
 
-        An interrupted fit (Ctrl-C, a killed process whose checkpoint was loaded) goes on where it stopped: call fit with the same arguments;
-        `epochs` then counts from where that fit began.
+        An interrupted fit (Ctrl-C, a killed process whose checkpoint was loaded) goes on where it stopped: call fit
+        with the same arguments; `epochs` then counts from where that fit began.
 
         Parameters
         ----------
@@ -331,7 +331,8 @@ class Trainer(Configured):
 
 
 class _Batches:
-    """Batches of (x, y): arrays cut up in an order that is a pure function of (seed, epoch), or an iterable taken as it comes."""
+    """Batches of (x, y): arrays cut up in an order that is a pure function of (seed, epoch),
+    or an iterable taken as it comes."""
 
     def __init__(self, data, batch_size, seed, check=False):
         self.batch_size, self.seed = batch_size, seed

@@ -1,7 +1,7 @@
 """Kernels: NumPy arrays in, NumPy arrays out. They know no layer and no model.
 
-Every kernel is a pair: a NumPy definition, which is what it means, and a fast implementation, which must equal it. Calling the kernel
-runs the backend in use; `.numpy` and `.fast` are the two by themselves.
+Every kernel is a pair: a NumPy definition, which is what it means, and a fast implementation, which must equal it.
+Calling the kernel runs the backend in use; `.numpy` and `.fast` are the two by themselves.
 """
 
 try:

@@ -27,13 +27,14 @@ cdef void run(int code, const real* x, const real* saved, real* to, Py_ssize_t n
     cdef Py_ssize_t chunk, start, chunks = (n + CHUNK - 1) // CHUNK
     cdef int threads = team_size(n, CHUNK)
     cdef bint stream = to != x and n * <Py_ssize_t> sizeof(real) >= LARGE
-    if n <= CHUNK:
-        apply(code, False, x, saved, to, n)
-        return
     with nogil:
-        for chunk in prange(chunks, num_threads=threads, schedule="static", use_threads_if=threads > 1):
-            start = chunk * CHUNK
-            apply(code, stream, x + start, NULL if saved == NULL else saved + start, to + start, min(<Py_ssize_t> CHUNK, n - start))
+        if threads == 1:    # a parallel region of one thread still costs half a microsecond
+            apply(code, stream, x, saved, to, n)
+        else:
+            for chunk in prange(chunks, num_threads=threads, schedule="static"):
+                start = chunk * CHUNK
+                apply(code, stream, x + start, NULL if saved == NULL else saved + start, to + start,
+                      min(<Py_ssize_t> CHUNK, n - start))
 
 
 cdef void apply(int code, bint stream, const real* x, const real* saved, real* to, Py_ssize_t n) noexcept nogil:

@@ -18,6 +18,6 @@ def check_build(required, present=__cpu_features__):
     if missing:
         raise ImportError(
             f"dd2424fast was compiled for a CPU with {', '.join(missing)}, which this one lacks. "
-            "Build it here (pip install --force-reinstall --no-binary dd2424fast dd2424fast), or for a portable instruction set "
-            "(DD2424FAST_MARCH=x86-64-v3)."
+            "Build it on this machine (pip install --force-reinstall --no-binary dd2424fast dd2424fast), "
+            "or for a portable instruction set (DD2424FAST_MARCH=x86-64-v3)."
         )

@@ -1,7 +1,7 @@
 """Matrix products and the linear layer.
 
-Axes: N rows (the batch), D inputs, H outputs. A product by the tile holds its sums in registers while it walks the inner
-dimension (tile.pxi, product.pxi); the maths and the measured speed are in docs/kernels/linear.md.
+Axes: N rows (the batch), D inputs, H outputs. A product by the tile holds its sums in registers while it walks the
+inner dimension (tile.pxi, product.pxi); the maths and the measured speed are in docs/kernels/linear.md.
 """
 
 import numpy as np
@@ -42,8 +42,8 @@ def matmul(a, b, out=None):
 
     Notes
     -----
-    2 M K N floating-point operations. Each element is the sum over k in order, one fused multiply-add each; the bits do not depend on
-    the number of threads.
+    2 M K N floating-point operations. Each element is the sum over k in order, one fused multiply-add each; the bits
+    do not depend on the number of threads.
     """
     return np.matmul(a, b, out=out)
 
@@ -61,10 +61,11 @@ matmul = Kernel(matmul, "linear", _check_matmul, flops=_product_flops)
 
 
 class PackedMatrix:
-    """A matrix laid out for the tile: column panels of two vectors (three in the last where their number is odd), zero beyond the edge.
+    """A matrix laid out for the tile: column panels of two vectors (three in the last where their number is odd), zero
+    beyond the edge.
 
-    Made by `pack` once, used by `matmul_packed` as often as wanted. A small batch times a packed matrix runs at the machine's peak,
-    because a BLAS repacks the matrix at every call.
+    Made by `pack` once, used by `matmul_packed` as often as wanted. A small batch times a packed matrix runs at the
+    machine's peak, because a BLAS repacks the matrix at every call.
 
     Attributes
     ----------
@@ -241,8 +242,8 @@ def linear_backward(dy, x, W, dx=None, dW=None, db=None, need_dx=True, use_bias=
 
     Notes
     -----
-    2 N D H floating-point operations for each of dx and dW. dW and db are shared out among threads by their elements, never summed over
-    threads.
+    2 N D H floating-point operations for each of dx and dW. dW and db are shared out among threads by their elements,
+    never summed over threads.
     """
     if accumulate:
         dW += x.T @ dy

@@ -23,7 +23,8 @@ def test_known_values():
 
 
 def test_the_courses_triangle():
-    """Assignment 1, exercise 3: eta_min 1e-5, eta_max 1e-1, n_s 500; the rate at the corners of two cycles and between."""
+    """Assignment 1, exercise 3: eta_min 1e-5, eta_max 1e-1, n_s 500;
+    the rate at the corners of two cycles and between."""
     cyclic = schedules.Cyclic(1e-5, 1e-1, 500)
     assert [cyclic(t) for t in (0, 500, 1000, 1500, 2000)] == pytest.approx([1e-5, 1e-1, 1e-5, 1e-1, 1e-5])
     assert cyclic(250) == pytest.approx((1e-5 + 1e-1) / 2)

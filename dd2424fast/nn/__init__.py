@@ -17,6 +17,18 @@ from .module import Module, Parameter
 from .sequential import Sequential
 
 __all__ = [
-    "GELU", "Activation", "BatchNorm", "Dropout", "Flatten", "LayerNorm", "LeakyReLU", "Linear", "Module", "Parameter", "ReLU",
-    "Sequential", "Sigmoid", "Tanh",
-]  # fmt: skip
+    "GELU",
+    "Activation",
+    "BatchNorm",
+    "Dropout",
+    "Flatten",
+    "LayerNorm",
+    "LeakyReLU",
+    "Linear",
+    "Module",
+    "Parameter",
+    "ReLU",
+    "Sequential",
+    "Sigmoid",
+    "Tanh",
+]

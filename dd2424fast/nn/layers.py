@@ -44,8 +44,8 @@ class Linear(Module):
     in_features, out_features : int
     bias : bool
     init : {"default", "he", "glorot"}
-        The weights' initial distribution: PyTorch's default (uniform within 1 / sqrt(in_features)), He's normal or Glorot's uniform; the
-        last two start with a zero bias.
+        The weights' initial distribution: PyTorch's default (uniform within 1 / sqrt(in_features)), He's normal or
+        Glorot's uniform; the last two start with a zero bias.
     dtype, seed : see Module
     """
 
@@ -167,9 +167,11 @@ class Flatten(Module):
 
 
 class Dropout(Module):
-    """Zero each element with probability p and scale the others by 1 / (1 - p), in training only (Srivastava et al. 2014).
+    """Zero each element with probability p and scale the others by 1 / (1 - p), in training only (Srivastava et al.
+    2014).
 
-    The mask is a pure function of (the trainer's seed, the layer, the update): it is recomputed in the backward pass, never stored.
+    The mask is a pure function of (the trainer's seed, the layer, the update): it is recomputed in the backward pass,
+    never stored.
     """
 
     def __init__(self, p=0.5, *, dtype="float32", seed=None):

@@ -61,10 +61,19 @@ for _name in ("decays", "rate", "trainable"):
     setattr(Parameter, _name, _noted(f"_{_name}"))
 
 
+def aligned(size, dtype):
+    """An uninitialised vector that begins at a cache line: vectors of 64 bytes then never straddle two."""
+    dtype = np.dtype(dtype)
+    memory = np.empty(size + 64 // dtype.itemsize, dtype)
+    start = -memory.ctypes.data % 64 // dtype.itemsize
+    return memory[start : start + size]
+
+
 class Workspace:
     """What one pass through a model writes: every layer's output, and what its backward pass needs.
 
-    Buffers grow to the largest batch seen; a smaller batch uses a prefix. Training has one workspace; inference has one per thread.
+    Buffers grow to the largest batch seen; a smaller batch uses a prefix. Training has one workspace; inference has
+    one per thread.
 
     Attributes
     ----------
@@ -96,7 +105,7 @@ class Workspace:
             size *= length
         memory = self._memory.get(key)
         if memory is None or memory.size < size or memory.dtype != dtype:
-            memory = self._memory[key] = np.empty(size, dtype)
+            memory = self._memory[key] = aligned(size, dtype)
         view = self._views[key] = memory[:size].reshape(shape)
         return view
 
@@ -179,8 +188,8 @@ class Module(Configured):
         name : str
         shape : tuple of int
         init : callable
-            `init(shape)` or `init(shape, rng)` returns the initial values (drawn in float64, so that a seed gives the same weights in both
-            dtypes).
+            `init(shape)` or `init(shape, rng)` returns the initial values (drawn in float64, so that a seed gives the
+            same weights in both dtypes).
         decays : bool, optional
             Whether weight decay applies; by default to parameters of two or more dimensions.
         transposed : bool
@@ -228,14 +237,14 @@ class Module(Configured):
     def join(self):
         """Move all parameters, gradients and buffers of this module into flat vectors, as views of them.
 
-        Called by itself when the flat vectors are first needed, and by containers after a layer was replaced. The vectors of the modules
-        inside become slices of this module's.
+        Called by itself when the flat vectors are first needed, and by containers after a layer was replaced. The
+        vectors of the modules inside become slices of this module's.
         """
         parameters = [parameter for _, parameter in self.named_parameters()]
         buffers = [(module, name) for _, module in self.modules() for name in module._own_buffers]
         size = sum(parameter.value.size for parameter in parameters)
-        flat = np.empty(size, self.dtype), np.zeros(size, self.dtype)
-        kept = np.empty(sum(module._own_buffers[name].size for module, name in buffers), self.dtype)
+        flat = aligned(size, self.dtype), aligned(size, self.dtype)
+        kept = aligned(sum(module._own_buffers[name].size for module, name in buffers), self.dtype)
         start = 0
         for parameter in parameters:
             stop = start + parameter.value.size
@@ -295,7 +304,8 @@ class Module(Configured):
             )
 
     def freeze(self, prefix=""):
-        """Keep the parameters whose path starts with `prefix` from being trained. Returns how many parameters (numbers) that are."""
+        """Keep the parameters whose path starts with `prefix` from being trained.
+        Returns how many parameters (numbers) that are."""
         return self._set_trainable(prefix, False)
 
     def unfreeze(self, prefix=""):
@@ -309,9 +319,8 @@ class Module(Configured):
             if path == prefix or path.startswith(f"{prefix}." if prefix else "")
         ]
         if not chosen:
-            raise ValueError(
-                f"prefix: no parameter's path starts with {prefix!r}; there are {[p for p, _ in self.named_parameters()]}"
-            )
+            paths = ", ".join(path for path, _ in self.named_parameters())
+            raise ValueError(f"prefix: no parameter's path starts with {prefix!r}; there are {paths}")
         for parameter in chosen:
             parameter.trainable = trainable
         return sum(parameter.value.size for parameter in chosen)
@@ -330,7 +339,8 @@ class Module(Configured):
     def backward(self, dy, accumulate=False):
         """Backpropagate dy, the gradient of the loss with respect to the latest forward's result.
 
-        Overwrites `gradients`, or adds to them where `accumulate` is true. Returns dx, or None where the input has no gradient.
+        Overwrites `gradients`, or adds to them where `accumulate` is true. Returns dx, or None where the input has no
+        gradient.
         """
         self._defined("_backward", "backward")
         if self._work is None or not self._work.saved:
@@ -346,7 +356,8 @@ class Module(Configured):
             raise NotImplementedError(f"{type(self).__name__}: define {outer}")
 
     def _forward(self, x, work):
-        """The pass itself: x is checked; the result may be a buffer of `work`. Calls `forward` of a layer that defines only that."""
+        """The pass itself: x is checked; the result may be a buffer of `work`.
+        Calls `forward` of a layer that defines only that."""
         before, self.training = self.training, work.training
         try:
             return self.forward(x)
@@ -358,7 +369,8 @@ class Module(Configured):
         return self.backward(dy)
 
     def _input(self, x):
-        """Return x as this module reads it: an ndarray of its dtype and shape. The edge at which other types are converted, once."""
+        """Return x as this module reads it: an ndarray of its dtype and shape.
+        The edge at which other types are converted, once."""
         if type(x) is not np.ndarray or x.dtype is not self.dtype:
             x = self._converted(x)
         self._check_shape(x)
@@ -385,7 +397,8 @@ class Module(Configured):
         return work
 
     def predict(self, x, batch_size=1024):
-        """The module's output in evaluation mode, batch by batch, whatever the mode; leaves the training state alone."""
+        """The module's output in evaluation mode, batch by batch, whatever the mode;
+        leaves the training state alone."""
         x = self._input(x)
         work = self._inference_work()
         parts = [np.array(self._forward(x[i : i + batch_size], work)) for i in range(0, max(len(x), 1), batch_size)]
@@ -407,7 +420,8 @@ class Module(Configured):
     # ---- exchange --------------------------------------------------------------------------------------------------
 
     def _entries(self):
-        """Yield (path, array, transposed) of all that is saved, in PyTorch's order: a module's parameters, then its buffers."""
+        """Yield (path, array, transposed) of all that is saved, in PyTorch's order: a module's parameters,
+        then its buffers."""
         for path, module in self.modules():
             dot = f"{path}." if path else ""
             for name, parameter in module._own.items():

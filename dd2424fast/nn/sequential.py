@@ -9,7 +9,8 @@ from .module import Module
 class Sequential(Module):
     """Apply layers in turn. Parameters are named by the layer's place: `0.weight`, `2.bias`, as in PyTorch.
 
-    An activation behind a Linear or BatchNorm layer is applied as that layer's result is finished, without a pass of its own.
+    An activation behind a Linear or BatchNorm layer is applied as that layer's result is finished, without a pass of
+    its own.
 
     Parameters
     ----------
@@ -50,7 +51,8 @@ class Sequential(Module):
         return self.layers[i]
 
     def __setitem__(self, i, layer):
-        """Replace a layer; the flat vectors are laid anew, so an optimizer that trained the old ones must be made anew too."""
+        """Replace a layer; the flat vectors are laid anew, so an optimizer that trained the old ones must be made
+        anew too."""
         if not isinstance(layer, Module):
             raise TypeError(f"layer: expected a Module, got {type(layer).__name__}")
         for _, module in layer.modules():

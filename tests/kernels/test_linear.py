@@ -7,13 +7,13 @@ import dd2424fast as dd
 from dd2424fast import kernels
 
 EPS = {"float32": 2.0**-23, "float64": 2.0**-52}
-# (rows, inner, columns): around the tile's heights (4 to 12 rows), the vectors (2 to 16 lanes), the panels (2 and 3 vectors), the K-blocks
-# (168 and 256), and the narrow right edge (1 to 4 columns).
+# (rows, inner, columns): around the tile's heights (4 to 12 rows), the vectors (2 to 16 lanes), the panels (2 and 3
+# vectors), the K-blocks (168 and 256), and the narrow right edge (1 to 4 columns).
 SHAPES = [
-    (1, 1, 1), (1, 3, 50), (2, 5, 16), (5, 1, 17), (7, 13, 3), (8, 64, 32), (9, 17, 33), (12, 31, 4), (13, 168, 48), (13, 169, 49),
-    (25, 256, 66), (26, 257, 97), (50, 300, 50), (100, 77, 10), (131, 40, 130), (3, 1030, 20), (3, 2100, 2), (1100, 6, 19), (0, 4, 5),
-    (4, 0, 5), (4, 5, 0),
-]  # fmt: skip
+    *[(1, 1, 1), (1, 3, 50), (2, 5, 16), (5, 1, 17), (7, 13, 3), (8, 64, 32), (9, 17, 33), (12, 31, 4)],
+    *[(13, 168, 48), (13, 169, 49), (25, 256, 66), (26, 257, 97), (50, 300, 50), (100, 77, 10), (131, 40, 130)],
+    *[(3, 1030, 20), (3, 2100, 2), (1100, 6, 19), (0, 4, 5), (4, 0, 5), (4, 5, 0)],
+]
 
 
 @pytest.fixture
@@ -29,7 +29,8 @@ def matrices(shapes, dtype, seed=0):
 
 
 def assert_within_budget(got, a, b, dtype, extra=0.0):
-    """got = a b (+ extra) in exact arithmetic, within a rounding budget that scales with sum |a||b|, not with the cancelled sum."""
+    """got = a b (+ extra) in exact arithmetic, within a rounding budget that scales with sum |a||b|,
+    not with the cancelled sum."""
     exact = a.astype(np.longdouble) @ b.astype(np.longdouble) + extra
     budget = (
         2 * EPS[dtype] * (np.sqrt(a.shape[1]) + 2) * (np.abs(a).astype(float) @ np.abs(b).astype(float) + np.abs(extra))
@@ -132,7 +133,8 @@ def test_known_values(dtype):
 
 
 def test_rows_do_not_depend_on_their_neighbours():
-    """A row's bits are the same in a batch of any size: what is predicted for one image is what is predicted among many."""
+    """A row's bits are the same in a batch of any size: what is predicted for one image is what is predicted among
+    many."""
     x, W, b = matrices([(57, 300), (300, 50), (50,)], "float32")
     whole = kernels.linear_forward.fast(x, W, b)
     for i in (0, 7, 56):
@@ -171,7 +173,7 @@ def test_other_layouts_simply_work():
         ({"W": np.zeros((6, 3), "float16")}, TypeError, "W: expected dtype float32 or float64, got float16"),
         ({"W": np.zeros((6, 3), ">f4")}, TypeError, "W: expected dtype float32 or float64"),
         ({"b": np.zeros(2, "float32")}, ValueError, r"b: expected shape \(3,\), got \(2,\)"),
-        ({"activation": "gelu"}, ValueError, "activation: expected one of identity, relu, leaky_relu, tanh, sigmoid, got 'gelu'"),
+        ({"activation": "gelu"}, ValueError, "activation: expected one of identity, relu, .*, got 'gelu'"),
         ({"activation": "rleu"}, ValueError, "activation: expected one of"),
         ({"out": np.zeros((4, 2), "float32")}, ValueError, r"out: expected shape \(4, 3\), got \(4, 2\)"),
         ({"out": np.zeros((3, 4), "float32").T}, ValueError, "out: expected a C-contiguous array"),
@@ -192,7 +194,7 @@ def test_results_may_not_overlap_inputs():
         kernels.matmul(a, b, a)
     with pytest.raises(ValueError, match="overlaps x"):
         kernels.linear_forward(a, b, out=a)
-    with pytest.raises(ValueError, match="dx: .* overlaps dy"):
+    with pytest.raises(ValueError, match=r"dx: .* overlaps dy"):
         kernels.linear_backward(a, b, b, dx=a)
     read_only = np.zeros((6, 6), "float32")
     read_only.flags.writeable = False

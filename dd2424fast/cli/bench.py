@@ -1,0 +1,69 @@
+"""`dd2424fast bench`: this library against NumPy, PyTorch and JAX."""
+
+from pathlib import Path
+
+import click
+
+from .common import command, json_option, say
+
+SUITES = ("training", "kernels", "all")
+
+
+@command(
+    [
+        "dd2424fast bench",
+        "dd2424fast bench training --libraries fast,numpy,torch --seconds 2",
+        "dd2424fast bench --workloads mlp,mlp_bn --threads 1",
+        "dd2424fast bench kernels --output results --json",
+    ]
+)
+@click.argument("suite", metavar="[training|kernels|all]", type=click.Choice(SUITES), default="training")
+@click.option("--workloads", help="Only these, by name, separated by commas.")
+@click.option("--libraries", help="Only these, separated by commas.  [default: all that are installed]")
+@click.option("--threads", type=click.IntRange(1), default=2, show_default=True, help="CPU threads of each library.")
+@click.option(
+    "--rounds", type=click.IntRange(1), default=5, show_default=True, help="How often each library takes its turn."
+)
+@click.option(
+    "--seconds", type=click.FloatRange(0, min_open=True), default=0.5, show_default=True, help="Length of a turn."
+)
+@click.option(
+    "--output", type=click.Path(file_okay=False, path_type=Path), default="dd2424fast-bench", show_default=True,
+    help="Folder of the results, as JSON and Markdown.",
+)  # fmt: skip
+@json_option
+def bench(suite, workloads, libraries, threads, rounds, seconds, output, as_json):
+    """Time training updates, or single kernels, of every library on this machine.
+
+    Each library runs in a process of its own, from the same weights and on the same batches, and the libraries take
+    turns. `all` adds what Python, import and first use cost. Close other programs first.
+    """
+    from dd2424fast import bench as benchmarks
+
+    report = benchmarks.run(
+        _listed(workloads) or _of_suite(suite),
+        _listed(libraries),
+        threads=threads,
+        rounds=rounds,
+        seconds=seconds,
+        progress=_progress,
+    )
+    paths = report.save(output)
+    click.echo(report.to_json() if as_json else report.table())
+    for path in paths:
+        say(f"wrote {path}")
+
+
+def _listed(names):
+    return [name.strip() for name in names.split(",")] if names else None
+
+
+def _of_suite(suite):
+    from dd2424fast.bench.workloads import workloads
+
+    training = list(workloads())
+    return {"training": training, "kernels": ["kernels"], "all": [*training, "kernels", "overheads"]}[suite]
+
+
+def _progress(done, total, what):
+    say(f"{done}/{total} {what}")

@@ -1,0 +1,79 @@
+"""Data sets by the names that `--data` takes, and the statistics that stand beside a model."""
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+import dd2424fast as dd
+
+from ..files import write_atomically
+from .common import say
+
+
+@dataclass
+class DataSet:
+    """Images as rows of uint8 pixels, with integer labels."""
+
+    name: str
+    x: np.ndarray
+    y: np.ndarray
+    x_test: np.ndarray
+    y_test: np.ndarray
+    classes: tuple
+
+    def __str__(self):
+        return (
+            f"{self.name}: {len(self.x):,} training and {len(self.x_test):,} test images of {self.x.shape[1]:,} numbers"
+        )
+
+
+def load(name, batches=None):
+    """Load "digits", or CIFAR-10 from a folder or an archive."""
+    # A folder may be called digits; ./digits names it.
+    if name == "digits":
+        if batches is not None:
+            raise ValueError("--batches: only CIFAR-10 comes in batches")
+        # Split by a seed of its own, so that `evaluate` never tests on what any `train` has seen.
+        (x, y), (x_test, y_test) = dd.data.load_digits(seed=0)
+        classes = tuple("0123456789")
+    else:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            (x, y), (x_test, y_test) = dd.data.load_cifar10(name, **({} if batches is None else {"batches": batches}))
+        for warning in caught:
+            say(warning.message)
+        name, classes = "CIFAR-10", dd.data.CIFAR_CLASSES
+    return DataSet(name, x.reshape(len(x), -1), y, x_test.reshape(len(x_test), -1), y_test, classes)
+
+
+def standardizer_path(model_path):
+    """MODEL.standardizer.safetensors for MODEL.safetensors."""
+    return Path(model_path).with_name(Path(model_path).name.removesuffix(".safetensors") + ".standardizer.safetensors")
+
+
+def save_standardizer(standardizer, path):
+    from safetensors.numpy import save
+
+    write_atomically(path, save(standardizer.state_dict(), {"dd2424fast": "1", "kind": "standardizer"}))
+
+
+def load_standardizer(path):
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path}: there is no such file; `dd2424fast train --output` writes it beside the model"
+        )
+    try:
+        state = load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path}: not a safetensors file, or damaged ({error})") from None
+    standardizer = dd.data.Standardizer()
+    try:
+        standardizer.load_state_dict(state)
+    except ValueError as error:
+        raise ValueError(f"{path}: holds no standardizer ({error})") from None
+    return standardizer

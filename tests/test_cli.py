@@ -1,0 +1,473 @@
+"""The command line: what it prints, writes, and exits with."""
+
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+import dd2424fast as dd
+from dd2424fast.cli import main
+
+COMMANDS = ("demo", "train", "evaluate", "gradcheck", "bench", "profile", "info")
+
+
+def run(*args):
+    return CliRunner().invoke(main, [str(arg) for arg in args])
+
+
+KILLED = """
+import os, signal, sys
+from dd2424fast import Trainer
+from dd2424fast.cli import main
+
+step, kill_at = Trainer.step, int(sys.argv.pop(1))
+
+def step_or_die(self, *batch):
+    if self.update == kill_at:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return step(self, *batch)
+
+Trainer.step = step_or_die
+main()
+"""
+
+
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch):
+    """Tests that run beside other programs wait long for two; the results are the same."""
+    before = dd.get_num_threads()
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    dd.set_num_threads(1)
+    yield
+    dd.set_num_threads(before)
+
+
+@pytest.fixture
+def start(tmp_path):
+    """Start the command in a process of its own; `kill_at`: the update before which it kills itself."""
+    processes = []
+
+    def start(*args, kill_at=None):
+        program = ["-m", "dd2424fast.cli"] if kill_at is None else ["-c", KILLED, kill_at]
+        command = [sys.executable, *map(str, program), *map(str, args)]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        processes.append(subprocess.Popen(command, cwd=tmp_path, text=True, **pipes))
+        return processes[-1]
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+def wait_for(path, process):
+    end = time.monotonic() + 60
+    while not path.exists():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder with a model trained on the digits, and what the command printed."""
+    folder = tmp_path_factory.mktemp("trained")
+    files = ["--output", folder / "m.safetensors", "--csv", folder / "m.csv", "--plot", folder / "m.png"]
+    result = run("train", "mlp", "--epochs", 5, "--batch-norm", "--validation", 0.1, "--seed", 5, "--json", *files)
+    assert result.exit_code == 0, result.output
+    return folder, result
+
+
+@pytest.fixture(scope="module")
+def cifar(tmp_path_factory):
+    """A folder of CIFAR-10 files with 60 noisy images each, a bright stripe for each class; batch 3 is missing."""
+    folder, rng = tmp_path_factory.mktemp("cifar"), np.random.default_rng(0)
+    for name in ("data_batch_1", "data_batch_2", "data_batch_4", "data_batch_5", "test_batch"):
+        labels = np.arange(60) % 10
+        data = rng.integers(0, 256, (60, 3072), dtype=np.uint8)
+        data[np.arange(3072) // 308 == labels[:, np.newaxis]] = 255
+        (folder / name).write_bytes(pickle.dumps({b"data": data, b"labels": labels.tolist()}, protocol=2))
+    return folder
+
+
+# ---- help, usage, errors -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_shows_examples_that_parse(name):
+    result = run(name, "--help")
+    assert result.exit_code == 0
+    examples = [
+        line.split("  (")[0].split() for line in result.stdout.splitlines() if line.startswith("    dd2424fast ")
+    ]
+    assert any(example[1] == name for example in examples)
+    for example in examples:
+        command = main.commands[example[1]]
+        known = {option for parameter in command.params for option in parameter.opts}
+        assert {word for word in example if word.startswith("--")} <= known
+
+
+def test_help_lists_all_commands_without_numpy():
+    code = "import sys; import dd2424fast.cli; sys.exit('numpy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    lines = run("--help").stdout.splitlines()
+    listed = [line.split()[0] for line in lines[lines.index("Commands:") + 1 :] if line.startswith("  ")]
+    assert listed[: len(COMMANDS)] == list(COMMANDS)
+
+
+def test_version():
+    assert run("--version").stdout == f"dd2424fast {dd.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["nonsense"], "No such command"),
+        (["train"], "Missing argument"),
+        (["train", "cnn"], "'cnn' is not one of"),
+        (["train", "mlp", "--epochs", "0"], "--epochs"),
+        (["train", "mlp", "--hidden", "5,x"], "separated by commas"),
+        (["train", "mlp", "--batches", "6"], "from 1 to 5"),
+        (["train", "linear", "--hidden", "5"], "--hidden has no effect with linear"),
+        (["train", "mlp", "--optimizer", "adam", "--momentum", "0.5"], "--momentum has no effect with adam"),
+        (["train", "mlp", "--low-lr", "0.1"], "--low-lr has no effect with constant"),
+        (["train", "mlp", "--schedule", "cyclic"], "needs --step-size"),
+        (["train", "mlp", "--patience", "3"], "needs --validation"),
+        (["train", "mlp", "--resume"], "needs --checkpoint"),
+        (["train", "mlp", "--output", "missing/m.safetensors"], "the folder missing does not exist"),
+        (["train", "mlp", "--plot", "m.nonsense"], "should end with one of"),
+        (["evaluate", "missing.safetensors"], "does not exist"),
+        (["info", "--threads", "0"], "--threads"),
+    ],
+)
+def test_wrong_usage_exits_2_before_any_work(args, message):
+    result = run(*args)
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert result.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["train", "mlp", "--data", "no/such/folder"], "no CIFAR-10 files at no/such/folder"),
+        (["train", "mlp", "--batches", "1"], "only CIFAR-10 comes in batches"),
+        (["train", "linear", "--lr", "1e38"], "it was not applied"),
+        (["train", "mlp", "--checkpoint", "missing.safetensors", "--resume"], "there is no file missing.safetensors"),
+        (["bench", "--workloads", "nonsense"], "nonsense"),
+    ],
+)
+def test_failure_is_one_line_and_exit_1(args, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = run(*args)
+    assert result.exit_code == 1
+    assert message in result.stderr.splitlines()[-1]
+    assert "Traceback" not in result.stderr
+    assert result.stdout == ""
+
+
+def test_debug_shows_the_traceback():
+    result = run("train", "mlp", "--data", "no/such/folder", "--debug")
+    assert isinstance(result.exception, FileNotFoundError)
+
+
+# ---- train and evaluate --------------------------------------------------------------------------------------------
+
+
+def test_train_prints_json_alone_and_writes_its_files(trained):
+    folder, result = trained
+    report = json.loads(result.stdout)
+    assert report["epochs"] == 5
+    assert report["updates"] == 5 * 13  # 1293 images remain for training
+    assert report["test"]["accuracy"] > 0.85
+    assert {"loss", "accuracy", "val_loss", "val_accuracy"} <= report["last_epoch"].keys()
+    assert len((folder / "m.csv").read_text().splitlines()) == 6
+    assert (folder / "m.png").stat().st_size > 0
+    assert "epoch 5/5" in result.stderr
+
+
+def test_evaluate_repeats_what_train_found(trained):
+    folder, result = trained
+    evaluated = run("evaluate", folder / "m.safetensors", "--json")
+    assert evaluated.exit_code == 0, evaluated.output
+    report, expected = json.loads(evaluated.stdout), json.loads(result.stdout)["test"]
+    assert report["accuracy"] == expected["accuracy"]
+    assert report["loss"] == pytest.approx(expected["loss"], rel=1e-6)
+    confusion = np.array(report["confusion"])
+    np.testing.assert_array_equal(confusion.sum(axis=1), np.bincount(dd.data.load_digits()[1][1]))
+    assert confusion.trace() / 360 == report["accuracy"]
+    assert report["accuracy_per_class"]["3"] == confusion[3, 3] / confusion[3].sum()
+
+
+def test_the_normalisation_is_of_the_training_images_alone(trained):
+    from safetensors.numpy import load_file
+
+    folder, _ = trained
+    (x, y), _ = dd.data.load_digits(seed=0)
+    (kept, _), _ = dd.data.train_validation_split(x.reshape(len(x), -1), y, validation=0.1, seed=5)
+    np.testing.assert_allclose(load_file(folder / "m.standardizer.safetensors")["mean"], kept.mean(axis=0), rtol=1e-12)
+
+
+def test_evaluate_needs_the_normalisation_and_data_that_fit(trained, tmp_path):
+    folder, _ = trained
+    (tmp_path / "m.safetensors").write_bytes((folder / "m.safetensors").read_bytes())
+    result = run("evaluate", tmp_path / "m.safetensors")
+    assert result.exit_code == 1
+    assert "m.standardizer.safetensors: there is no such file" in result.stderr
+    (tmp_path / "m.standardizer.safetensors").write_bytes(b"nonsense")
+    result = run("evaluate", tmp_path / "m.safetensors")
+    assert result.exit_code == 1
+    assert "not a safetensors file" in result.stderr
+
+
+def test_evaluate_prints_a_confusion_matrix(trained):
+    folder, _ = trained
+    lines = run("evaluate", folder / "m.safetensors").stdout.splitlines()
+    assert lines[0].startswith("digits, 360 test images: loss ")
+    assert len(lines) == 13
+    assert all(line.endswith("%") for line in lines[3:])
+
+
+def test_cifar_and_its_batches(cifar, trained, tmp_path):
+    model = tmp_path / "m.safetensors"
+    result = run("train", "linear", "--data", cifar, "--batches", "1,2", "--output", model, "--json", "--epochs", 10)
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["updates"] == 20
+    assert json.loads(result.stdout)["test"]["accuracy"] == 1.0
+    lines = run("evaluate", model, "--data", cifar).stdout.splitlines()
+    assert lines[0].startswith("CIFAR-10, 60 test images: loss ")
+    assert lines[0].endswith("accuracy 100.00%")
+    assert lines[3].split() == ["airplane", "6", *["."] * 9, "100.0%"]
+    digits = run("evaluate", trained[0] / "m.safetensors", "--data", cifar)
+    assert digits.exit_code == 1
+    assert "--data: CIFAR-10 has 3072 numbers an image" in digits.stderr
+
+
+def test_a_missing_batch_is_said(cifar):
+    result = run("train", "linear", "--data", cifar, "--epochs", 1, "--json")
+    assert result.exit_code == 0, result.output
+    assert "dd2424fast: " in result.stderr
+    assert "loaded without the missing data_batch_3" in result.stderr
+    assert json.loads(result.stdout)["updates"] == 3
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["linear", "--optimizer", "adam", "--schedule", "cosine"],
+        [
+            "mlp",
+            "--hidden",
+            "9,8",
+            "--dropout",
+            "0.2",
+            "--optimizer",
+            "rmsprop",
+            "--label-smoothing",
+            "0.1",
+            "--clip-norm",
+            "1",
+        ],
+        ["mlp", "--schedule", "cyclic", "--step-size", "15", "--low-lr", "1e-5", "--lr", "0.1", "--momentum", "0"],
+        ["mlp", "--schedule", "step", "--step-size", "15", "--factor", "0.5", "--nesterov", "--weight-decay", "0.01"],
+        ["mlp", "--validation", "0.2", "--patience", "1", "--lr", "0.5"],
+    ],
+)
+def test_options_train(options):
+    result = run("train", *options, "--epochs", 4, "--quiet", "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["test"]["accuracy"] > 0.3
+
+
+def test_the_schedule_is_what_was_asked_for():
+    rates = {"cosine": [], "cyclic": ["--step-size", 30], "step": ["--step-size", 16]}
+    for schedule, more in rates.items():
+        result = run("train", "linear", "--lr", 0.1, "--epochs", 2, "--schedule", schedule, *more, "--quiet", "--json")
+        rates[schedule] = json.loads(result.stdout)["last_epoch"]["lr"]  # of update 29, the last of 30
+    assert rates["cosine"] == pytest.approx(dd.schedules.Cosine(0.1, 30)(29))
+    assert rates["cyclic"] == pytest.approx(0.1 * 29 / 30)
+    assert rates["step"] == pytest.approx(0.01)
+
+
+def test_seed_decides_the_weights(tmp_path):
+    parameters = []
+    for i, seed in enumerate((0, 0, 1)):
+        path = tmp_path / f"{i}.safetensors"
+        assert run("train", "mlp", "--epochs", 1, "--seed", seed, "--output", path, "--quiet").exit_code == 0
+        parameters.append(dd.models.MLP.load(path).parameters)
+    np.testing.assert_array_equal(parameters[0], parameters[1])
+    assert not np.array_equal(parameters[0], parameters[2])
+
+
+# ---- interrupted, killed, resumed ----------------------------------------------------------------------------------
+
+LONG = "train mlp --dropout 0.2 --optimizer adam --batch-size 10 --validation 0.1 --patience 1000 --threads 1".split()
+
+
+def test_a_killed_training_resumes_bit_for_bit(start, tmp_path):
+    options = [*LONG, "--epochs", 3, "--checkpoint", tmp_path / "c.safetensors", "--checkpoint-every", 30, "--output"]
+    process = start(*options, "killed.safetensors", kill_at=200)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert not (tmp_path / "killed.safetensors").exists()
+    process = start(*options, "resumed.safetensors", "--resume")
+    out, err = process.communicate()
+    assert process.returncode == 0, err
+    assert "going on from update 180\n" in err
+
+    whole = run(*LONG, "--epochs", 3, "--quiet", "--output", tmp_path / "whole.safetensors")
+    resumed, uninterrupted = (
+        dd.models.MLP.load(tmp_path / name) for name in ("resumed.safetensors", "whole.safetensors")
+    )
+    np.testing.assert_array_equal(resumed.parameters, uninterrupted.parameters)
+    assert out.splitlines()[1:4] == whole.stdout.splitlines()[1:4]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signals_save_and_exit(number, code, start, tmp_path):
+    checkpoint = tmp_path / "c.safetensors"
+    options = [*LONG, "--epochs", 100_000, "--seed", 3, "--checkpoint", checkpoint]
+    process = start(*options, "--output", "m.safetensors")
+    wait_for(checkpoint, process)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == code, err
+    assert out == ""
+    assert "Traceback" not in err
+    assert "interrupted in epoch" in err
+    assert run("evaluate", tmp_path / "m.safetensors").exit_code == 0
+    update = int(err.rpartition("after update ")[2].partition(";")[0])
+    trainer = dd.Trainer(dd.models.MLP(64, dropout=0.2), dd.optim.Adam())
+    trainer.load_checkpoint(checkpoint)
+    assert (trainer.update, trainer.seed) == (update, 3)
+    np.testing.assert_array_equal(trainer.model.parameters, dd.models.MLP.load(tmp_path / "m.safetensors").parameters)
+
+
+def test_a_checkpoint_is_not_overwritten_nor_taken_up_by_other_options(tmp_path):
+    options = ["train", "linear", "--checkpoint", tmp_path / "c.safetensors", "--quiet"]
+    assert run(*options, "--epochs", 2).exit_code == 0
+    again = run(*options, "--epochs", 2)
+    assert again.exit_code == 2
+    assert "add --resume" in again.stderr
+    other = run(*options, "--epochs", 2, "--lr", 0.5, "--resume")
+    assert other.exit_code == 1
+    assert "the checkpoint was made with lr None (now 0.5)" in other.stderr
+    longer = run(*options, "--epochs", 3, "--resume", "--json")
+    assert longer.exit_code == 0, longer.output
+    assert json.loads(longer.stdout)["epochs"] == 3
+    assert (
+        json.loads(longer.stdout)["test"]
+        == json.loads(run("train", "linear", "--epochs", 3, "--quiet", "--json").stdout)["test"]
+    )
+
+
+def test_no_progress_bar_in_a_file(start):
+    process = start("train", "linear", "--epochs", 2)
+    out, err = process.communicate()
+    assert process.returncode == 0
+    assert "\r" not in out + err
+    assert len(err.splitlines()) == 3  # what is trained, and a line an epoch
+    assert out.startswith("digits, network 64-10, 650 parameters: 2 epochs, 30 updates, ")
+
+
+def test_a_closed_pipe_is_no_traceback(tmp_path):
+    reader, writer = os.pipe()
+    os.close(reader)
+    process = subprocess.run(
+        [sys.executable, "-m", "dd2424fast.cli", "info"], stdout=writer, stderr=subprocess.PIPE, text=True, check=False
+    )
+    os.close(writer)
+    assert process.returncode == 1
+    assert "Traceback" not in process.stderr
+
+
+# ---- the other commands --------------------------------------------------------------------------------------------
+
+
+def test_demo(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules["dd2424fast.cli.demo"], "CIFAR_SECONDS", 0)
+    result = run("demo", "--output", tmp_path / "new" / "folder", "--json")
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout)
+    assert report["largest_difference"]["float64"] < 1e-12
+    assert 0 < report["largest_difference"]["float32"] < 1e-3  # 0: the same backend twice
+    assert report["test_accuracy"]["fast"] > 0.9
+    assert report["loss"]["fast"][-1] < 0.1 * report["loss"]["fast"][0]
+    assert os.path.getsize(report["plot"]) > 0
+
+
+@pytest.mark.parametrize("backend", ["fast", "numpy"])
+def test_gradcheck_passes(backend):
+    result = run("gradcheck", "--hidden", "5,4", "--batch-norm", "--dropout", 0.3, "--backend", backend, "--json")
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout)
+    assert report["passed"] is True
+    assert report["worst_error"] < 1e-5
+    assert {"0.weight", "1.weight", "x"} <= report["errors"].keys()
+
+
+def test_gradcheck_fails_with_exit_1(monkeypatch):
+    backward = dd.nn.Linear._backward
+
+    def wrong(self, dy, work, need_dx):
+        dx = backward(self, dy, work, need_dx)
+        self.dbias *= 1.01
+        return dx
+
+    monkeypatch.setattr(dd.nn.Linear, "_backward", wrong)
+    result = run("gradcheck", "--hidden", "none")
+    assert result.exit_code == 1
+    assert "FAILED: worst 0.bias" in result.stdout
+
+
+@pytest.mark.parametrize("name", ["linear", "mlp", "mlp_bn"])
+def test_profile_lists_the_kernels(name):
+    result = run("profile", "--model", name, "--updates", 3, "--batch-size", 10, "--json")
+    assert result.exit_code == 0, result.output
+    calls = {row["kernel"]: row["calls"] for row in json.loads(result.stdout)["kernels"]}
+    assert calls["linear_forward"] == 3 * {"linear": 1, "mlp": 2, "mlp_bn": 3}[name]
+    assert ("batch_norm_forward" in calls) == (name == "mlp_bn")
+
+
+def test_info_as_text_and_json():
+    facts = json.loads(run("info", "--json").stdout)
+    assert facts["build"]["version"] == dd.__version__
+    assert facts["packages"]["numpy"] == np.__version__
+    text = run("info").stdout
+    assert "numba_cache" in text
+    assert facts["build"]["compiler"] in text
+
+
+def test_threads_are_set_for_the_command_alone():
+    before = dd.get_num_threads()
+    assert json.loads(run("info", "--threads", 7, "--json").stdout)["threads"]["kernels"] == 7
+    assert dd.get_num_threads() == before
+
+
+# ---- the example ---------------------------------------------------------------------------------------------------
+
+EXAMPLE = Path(__file__).parents[1] / "examples" / "assignment1.py"
+
+
+def test_assignment1(cifar, tmp_path):
+    command = [sys.executable, EXAMPLE, "--data", cifar, "--epochs", "2", "--output", "a.png"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert [line.split(",")[0] for line in lines[1:-1]] == ["softmax"] * 3 + ["3072-50-10"]
+    assert (tmp_path / "a.png").stat().st_size > 0
+
+
+def test_assignment1_says_that_it_needs_data(tmp_path):
+    command = [sys.executable, EXAMPLE, "--data", tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == "Give --data PATH, or set DD2424FAST_DATA."
