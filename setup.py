@@ -133,18 +133,20 @@ def extensions():
             )
 
 
-setup(
-    ext_modules=cythonize(
-        list(extensions()),
-        include_path=[KERNELS, "."],
-        language_level=3,
-        compiler_directives={
-            "boundscheck": False,
-            "wraparound": False,
-            "cdivision": True,
-            "initializedcheck": False,
-            "embedsignature": True,
-        },
-    ),
-    options={"build_ext": {"parallel": os.cpu_count()}},
-)
+if __name__ == "__main__":  # Cython's worker processes import this file
+    setup(
+        ext_modules=cythonize(
+            list(extensions()),
+            include_path=[KERNELS, "."],
+            nthreads=os.cpu_count(),
+            compiler_directives={
+                "language_level": 3,
+                "boundscheck": False,
+                "wraparound": False,
+                "cdivision": True,
+                "initializedcheck": False,
+                "embedsignature": True,
+            },
+        ),
+        options={"build_ext": {"parallel": os.cpu_count()}},
+    )
