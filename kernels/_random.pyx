@@ -42,7 +42,8 @@ def dropout(cnp.ndarray x, double p, uint64_t key, cnp.ndarray out):
 
 
 cdef void drop(
-    const real* x, real* y, Py_ssize_t start, Py_ssize_t stop, uint32_t threshold, real scale, uint64_t key) noexcept nogil:
+    const real* x, real* y, Py_ssize_t start, Py_ssize_t stop, uint32_t threshold, real scale, uint64_t key,
+) noexcept nogil:
     """y = x * kept on elements start (a multiple of BATCH) to stop."""
     cdef uint64_t[20] keys
     cdef uint32_t[BATCH] words

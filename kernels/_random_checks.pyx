@@ -1,5 +1,5 @@
 # cython: language_level=3
-"""Checks of the random kernels, and the mixing of a seed into a key: compiled, since every training update calls them."""
+"""Checks of the random kernels, and a seed's mixing into a key: compiled, since every training update calls them."""
 from cpython.long cimport PyLong_AsUnsignedLongLong, PyLong_CheckExact
 from libc.stdint cimport uint64_t
 
@@ -44,7 +44,7 @@ def stream_key(uint64_t seed, uint64_t stream, uint64_t update):
 
 
 cdef object alike(str name, object a, object like, bint writable):
-    """`a` as an array of the shape of `like`, and of its dtype where it is a result; at once where it is one already."""
+    """`a` as an array of `like`'s shape, and of its dtype where it is a result; at once where it is one."""
     cdef cnp.ndarray b
     cdef int t
     if isinstance(a, cnp.ndarray):
