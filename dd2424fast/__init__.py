@@ -6,7 +6,7 @@ Everything below is imported when it is first used: `import dd2424fast` costs li
 import importlib
 
 _MODULES = {
-    "callbacks", "cli", "data", "kernels", "losses", "models", "nn", "optim", "schedules",
+    "bench", "callbacks", "cli", "data", "kernels", "losses", "models", "nn", "optim", "schedules",
 }  # fmt: skip
 _NAMES = {
     "Trainer": "training",

@@ -10,9 +10,11 @@ except ImportError:
     raise ImportError(
         "dd2424fast's kernels are not compiled: run `pip install -e .` in its folder (needs a C compiler)"
     ) from None
-from .build_check import check_build
+from .build_check import check_build, short_spins
 
 check_build(_build.cpu_features)  # before anything compiled is loaded
+with short_spins():
+    from . import _team as _team
 
 from ._dispatch import Kernel as Kernel  # noqa: E402
 from .activations import *  # noqa: E402, F403

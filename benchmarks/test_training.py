@@ -1,0 +1,34 @@
+"""One training update of each workload, in each library; a library whose first losses differ from the reference's fails."""
+
+import functools
+
+import pytest
+
+from dd2424fast.bench.runner import TOLERANCE
+from dd2424fast.bench.worker import LOSSES
+from dd2424fast.bench.workloads import LIBRARIES, REFERENCE, workloads
+
+PAIRS = [
+    (workload, library) for workload in workloads().values() for library in LIBRARIES if library in workload.builders
+]
+
+
+@functools.cache
+def _reference(workload):
+    step = workloads()[workload].builders[REFERENCE](1)
+    return [step() for _ in range(LOSSES)]
+
+
+@pytest.mark.parametrize(
+    ("workload", "library"), PAIRS, ids=[f"{library}-{workload.name}" for workload, library in PAIRS]
+)
+@pytest.mark.benchmark(min_rounds=10, max_time=0.5, warmup=False)
+def test_training_update(workload, library, benchmark, threads, use):
+    use(library)
+    step = workload.builders[library](threads)
+    assert [step() for _ in range(LOSSES)] == pytest.approx(_reference(workload.name), rel=TOLERANCE)
+    benchmark.group = workload.name
+    benchmark.extra_info["threads"] = threads
+    benchmark(step)
+    if benchmark.stats:
+        benchmark.extra_info["GFLOP/s"] = round(workload.gflop / benchmark.stats["median"], 2)

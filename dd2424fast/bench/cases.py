@@ -1,0 +1,358 @@
+"""Every kernel with arguments to time it on: sizes of a training update, and sizes beyond the cache.
+
+A test holds the table to its word: a registered kernel without a case is an error.
+"""
+
+import functools
+import importlib
+import itertools
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from . import peers
+
+BEYOND_CACHE = 1 << 24  # numbers: 64 MiB of float32
+MLP = 154_160  # parameters of the mlp workload
+TOLERANCE = {
+    "float32": 2e-4,
+    "float64": 1e-9,
+}  # of the largest element: the same question was answered; how well, the tests say
+
+
+@dataclass(frozen=True)
+class Case:
+    """A kernel on arguments of one size.
+
+    Attributes
+    ----------
+    kernel : str
+    variant : str
+        What the size does not say: an activation's name.
+    dtype : str
+    size : tuple of int
+    make : function
+        From (rng, dtype, *size) to the kernel's positional arguments.
+    reported : bool
+        Whether `dd2424fast bench kernels` shows it; pytest times all cases.
+    threads : int or None
+        A fixed number, or as many as the run is given.
+    """
+
+    kernel: str
+    variant: str
+    dtype: str
+    size: tuple
+    make: callable = field(repr=False)
+    reported: bool = False
+    threads: int | None = None
+
+    @property
+    def name(self):
+        return "-".join(filter(None, (self.kernel, self.variant, self.dtype, "x".join(map(str, self.size)))))
+
+    @property
+    def libraries(self):
+        """Those that can run it: "fast", "numpy" (the twin), "blas" (NumPy's product), and float32 "torch" and "jax"."""
+        others = peers.LIBRARIES if self.dtype == "float32" else ("blas",)
+        return ("fast", "numpy", *(library for library in others if self.kernel in peers.of(library)))
+
+    def arguments(self):
+        """Fresh arguments, always the same."""
+        return self.make(np.random.default_rng(0), np.dtype(self.dtype), *self.size)
+
+    def start(self, library, threads):
+        """A function that runs it once on that library, after its first result has been compared with the twin's.
+
+        Raises ArithmeticError where they disagree.
+        """
+        import dd2424fast as dd
+
+        dd.set_num_threads(threads)
+        kernel = getattr(dd.kernels, self.kernel)
+        arguments = self.arguments()
+        if library in ("fast", "numpy"):
+            run = functools.partial(getattr(kernel, library), *arguments)
+        else:
+            run = peers.of(library)[self.kernel](*arguments)
+        if library != "numpy":
+            got = run()
+            reference = self.arguments()
+            expected = _outputs(kernel.numpy(*reference), reference)
+            self._compare(_outputs(got, arguments) if library == "fast" else got, expected)
+        return run
+
+    def _compare(self, got, expected):
+        got = got if isinstance(got, tuple | list) else (got,)
+        for i, (a, b) in enumerate(zip(got, expected, strict=False)):  # a peer may leave out later results
+            a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+            if a.shape != b.shape:
+                raise ArithmeticError(f"{self.name}: result {i} has shape {a.shape}, the twin's {b.shape}")
+            error, scale = np.max(np.abs(a - b), initial=0.0), np.max(np.abs(b), initial=1e-30)
+            if not error <= TOLERANCE[self.dtype] * scale:
+                raise ArithmeticError(
+                    f"{self.name}: result {i} differs from the twin's by {error:.2g}, where the largest is {scale:.2g}"
+                )
+
+    def work(self):
+        """GFLOP and gigabytes of one run, by the kernel's own count."""
+        import dd2424fast as dd
+        from dd2424fast.kernels._dispatch import set_recorder
+
+        seen, arguments = [], self.arguments()
+        previous = set_recorder(lambda kernel, checked, seconds: seen.append((kernel, checked)))
+        try:
+            getattr(dd.kernels, self.kernel)(*arguments)
+        finally:
+            set_recorder(previous)
+        kernel, checked = seen[0]
+        return tuple(count(*checked) / 1e9 if count else 0.0 for count in (kernel.flops, kernel.traffic))
+
+
+def _outputs(result, arguments):
+    """The numbers in a kernel's result; an update in place has its first argument for a result."""
+    if result is None:
+        return [arguments[0]]
+    parts = result if isinstance(result, tuple) else (result,)
+    return [getattr(part, "panels", part) for part in parts if part is not None]
+
+
+# ---- arguments -------------------------------------------------------------------------------------------------------
+
+
+def _normal(rng, dtype, *shape):
+    return rng.standard_normal(shape, dtype=dtype)
+
+
+def _pack(rng, dtype, K, N):
+    b = _normal(rng, dtype, K, N)
+    return b, _kernels().pack(b)
+
+
+def _matmul(rng, dtype, M, K, N):
+    return _normal(rng, dtype, M, K), _normal(rng, dtype, K, N), np.empty((M, N), dtype)
+
+
+def _matmul_packed(rng, dtype, M, K, N):
+    return _normal(rng, dtype, M, K), _kernels().pack(_normal(rng, dtype, K, N)), np.empty((M, N), dtype)
+
+
+def _linear_forward(rng, dtype, N, D, H):
+    return _normal(rng, dtype, N, D), _normal(rng, dtype, D, H), _normal(rng, dtype, H), "relu", np.empty((N, H), dtype)
+
+
+def _linear_backward(rng, dtype, N, D, H):
+    dy, x, W = _normal(rng, dtype, N, H), _normal(rng, dtype, N, D), _normal(rng, dtype, D, H)
+    return dy, x, W, np.empty((N, D), dtype), np.empty((D, H), dtype), np.empty(H, dtype)
+
+
+def _activation_forward(activation):
+    def make(rng, dtype, size):
+        return _normal(rng, dtype, size), activation, np.zeros(size, dtype)
+
+    return make
+
+
+def _activation_backward(activation):
+    def make(rng, dtype, size):
+        saved = _kernels().activation_forward(_normal(rng, dtype, size), activation)
+        return _normal(rng, dtype, size), saved, activation, np.zeros(size, dtype)
+
+    return make
+
+
+def _swish(z):
+    return z / (1 + np.exp(-z))
+
+
+def _swish_derivative(z):
+    s = 1 / (1 + np.exp(-z))
+    return s + z * s * (1 - s)
+
+
+def _custom_forward(rng, dtype, size):
+    return _normal(rng, dtype, size), _custom_activation(), np.zeros(size, dtype)
+
+
+def _custom_backward(rng, dtype, size):
+    return _normal(rng, dtype, size), _normal(rng, dtype, size), _custom_activation(), np.zeros(size, dtype)
+
+
+@functools.cache
+def _custom_activation():
+    return _kernels().custom_activation(_swish, _swish_derivative)
+
+
+def _softmax_cross_entropy(rng, dtype, N, K):
+    logits, labels = _normal(rng, dtype, N, K), rng.integers(0, K, N)
+    return logits, labels, 0.0, "uniform", None, None, -100, np.empty((N, K), dtype)
+
+
+def _softmax(rng, dtype, N, K):
+    return _normal(rng, dtype, N, K), np.empty((N, K), dtype)
+
+
+def _binary_cross_entropy(rng, dtype, N, K):
+    return _normal(rng, dtype, N, K), rng.random((N, K), dtype=dtype), None, np.empty((N, K), dtype)
+
+
+def _mean_squared_error(rng, dtype, N, K):
+    return _normal(rng, dtype, N, K), _normal(rng, dtype, N, K), None, np.empty((N, K), dtype)
+
+
+def _batch_norm(rng, dtype, N, C):
+    return _normal(rng, dtype, N, C), np.ones(C, dtype), np.zeros(C, dtype), np.zeros(C, dtype), np.ones(C, dtype)
+
+
+def _batch_norm_forward(rng, dtype, N, C):
+    return (
+        *_batch_norm(rng, dtype, N, C),
+        0.1,
+        1e-5,
+        "relu",
+        np.zeros((N, C), dtype),
+        np.empty(C, dtype),
+        np.empty(C, dtype),
+    )
+
+
+def _batch_norm_inference(rng, dtype, N, C):
+    return *_batch_norm(rng, dtype, N, C), 1e-5, "relu", np.zeros((N, C), dtype)
+
+
+def _batch_norm_backward(rng, dtype, N, C):
+    dy, x = _normal(rng, dtype, N, C), _normal(rng, dtype, N, C)
+    mean, rstd = x.mean(axis=0), 1 / x.std(axis=0)
+    return dy, x, np.ones(C, dtype), mean, rstd, np.zeros((N, C), dtype), np.empty(C, dtype), np.empty(C, dtype)
+
+
+def _layer_norm_forward(rng, dtype, N, C):
+    x = _normal(rng, dtype, N, C)
+    return (
+        x,
+        np.ones(C, dtype),
+        np.zeros(C, dtype),
+        1e-5,
+        np.zeros((N, C), dtype),
+        np.empty(N, dtype),
+        np.empty(N, dtype),
+    )
+
+
+def _layer_norm_backward(rng, dtype, N, C):
+    dy, x = _normal(rng, dtype, N, C), _normal(rng, dtype, N, C)
+    mean, rstd = x.mean(axis=1), 1 / x.std(axis=1)
+    return dy, x, np.ones(C, dtype), mean, rstd, np.zeros((N, C), dtype), np.empty(C, dtype), np.empty(C, dtype)
+
+
+def _dropout(rng, dtype, size):
+    return _normal(rng, dtype, size), 0.5, _kernels().stream_key(0, 0, 0), np.zeros(size, dtype)
+
+
+def _random_bits(rng, dtype, size):
+    return _kernels().stream_key(0, 0, 0), (size,), np.zeros(size, np.uint32)
+
+
+def _random(rng, dtype, size):
+    return _kernels().stream_key(0, 0, 0), (size,), dtype, np.zeros(size, dtype)
+
+
+def _optimizer(states, *hyper, first=()):
+    """parameters, gradients, so many state vectors, what stands before the table of segments, no table, what stands behind it."""
+
+    def make(rng, dtype, size):
+        vectors = [np.abs(_normal(rng, dtype, size)) for _ in range(states)]
+        return _normal(rng, dtype, size), _normal(rng, dtype, size), *vectors, *(f() for f in first), None, *hyper
+
+    return make
+
+
+def _gradients(*arguments):
+    return lambda rng, dtype, size: (_normal(rng, dtype, size), *arguments)
+
+
+def _moving_average(rng, dtype, size):
+    return _normal(rng, dtype, size), _normal(rng, dtype, size), 0.999
+
+
+def _images(rng, dtype, N, H, W, C):
+    images = rng.integers(0, 256, (N, H, W, C), dtype=np.uint8)
+    return images, _kernels().stream_key(0, 0, 0), 0.5, 4, 0.0, 0.1, 0, np.zeros_like(images)
+
+
+def _kernels():
+    return importlib.import_module("dd2424fast.kernels")
+
+
+# ---- the table -------------------------------------------------------------------------------------------------------
+
+_LR = 1e-6  # small: thousands of updates in place stay finite
+
+# kernel, variant, arguments, sizes for pytest alone, sizes for the report too
+_TABLE = [
+    ("pack", "", _pack, [(256, 1024)], []),
+    ("matmul", "", _matmul, [(100, 3072, 50), (512, 512, 512)], []),
+    ("linear_forward", "", _linear_forward, [(100, 3072, 10), (100, 3072, 50), (6400, 256, 80)], []),
+    ("linear_backward", "", _linear_backward, [(100, 3072, 10), (100, 3072, 50), (6400, 256, 80)], []),
+    *(
+        (f"activation_{way}", activation, make(activation), [(100 * 50,)], [(BEYOND_CACHE,)])
+        for activation in ("identity", "relu", "leaky_relu", "tanh", "sigmoid", "gelu")
+        for way, make in (("forward", _activation_forward), ("backward", _activation_backward))
+        if (way, activation) != ("backward", "identity")
+    ),
+    ("custom_activation_forward", "swish", _custom_forward, [(100 * 50,)], []),
+    ("custom_activation_backward", "swish", _custom_backward, [(100 * 50,)], []),
+    ("softmax_cross_entropy", "", _softmax_cross_entropy, [(100, 10)], [(6400, 80)]),
+    ("softmax", "", _softmax, [(100, 10)], [(6400, 80)]),
+    ("binary_cross_entropy", "", _binary_cross_entropy, [(100, 10)], [(6400, 80)]),
+    ("mean_squared_error", "", _mean_squared_error, [(100, 10)], [(6400, 80)]),
+    ("batch_norm_forward", "", _batch_norm_forward, [(100, 50)], [(1 << 17, 128)]),
+    ("batch_norm_backward", "", _batch_norm_backward, [(100, 50)], [(1 << 17, 128)]),
+    ("batch_norm_inference", "", _batch_norm_inference, [(100, 50)], [(1 << 17, 128)]),
+    ("layer_norm_forward", "", _layer_norm_forward, [(100, 50)], [(1 << 17, 128)]),
+    ("layer_norm_backward", "", _layer_norm_backward, [(100, 50)], [(1 << 17, 128)]),
+    ("dropout", "", _dropout, [(100 * 50,)], [(BEYOND_CACHE,)]),
+    ("random_bits", "", _random_bits, [(100 * 50,)], []),
+    ("random_uniform", "", _random, [(100 * 50,)], []),
+    ("random_normal", "", _random, [(100 * 50,)], []),
+    ("stream_key", "", lambda rng, dtype: (0, 1, 2), [()], []),
+    ("sgd_update", "", _optimizer(0, _LR, 0.0, False, 0.01, first=(lambda: None,)), [(MLP,)], [(BEYOND_CACHE,)]),
+    ("sgd_update", "momentum", _optimizer(1, _LR, 0.9, False, 0.01), [(MLP,)], [(BEYOND_CACHE,)]),
+    ("adam_update", "", _optimizer(2, _LR, first=(lambda: 10,)), [(MLP,)], [(BEYOND_CACHE,)]),
+    ("adamw_update", "", _optimizer(2, _LR, first=(lambda: 10,)), [(MLP,)], [(BEYOND_CACHE,)]),
+    ("nadam_update", "", _optimizer(2, _LR, first=(lambda: np.ones(1), lambda: 10)), [(MLP,)], [(BEYOND_CACHE,)]),
+    ("rmsprop_update", "", _optimizer(1, _LR), [(MLP,)], [(BEYOND_CACHE,)]),
+    ("adagrad_update", "", _optimizer(1, _LR, first=(lambda: 10,)), [(MLP,)], [(BEYOND_CACHE,)]),
+    ("adadelta_update", "", _optimizer(2, _LR), [(MLP,)], [(BEYOND_CACHE,)]),
+    ("global_norm", "", _gradients(), [(MLP,)], [(BEYOND_CACHE,)]),
+    ("clip_by_norm", "", _gradients(1.0), [(MLP,)], [(BEYOND_CACHE,)]),
+    ("clip_by_value", "", _gradients(0.5), [(MLP,)], [(BEYOND_CACHE,)]),
+    ("all_finite", "", _gradients(), [(MLP,)], [(BEYOND_CACHE,)]),
+    ("moving_average", "", _moving_average, [(MLP,)], [(BEYOND_CACHE,)]),
+    ("augment_images", "", _images, [(100, 32, 32, 3)], []),
+]
+
+# Products with a packed matrix, on one thread: the claim that a small batch runs at the machine's peak.
+PACKED_SIZES = [(8, 256, 1024), (16, 256, 1024), (32, 256, 1024), (64, 256, 1024)]
+PEAK_PRODUCT = (512, 512, 512)
+
+
+def peak_name(dtype):
+    """The case whose best rate counts as the machine's arithmetic peak."""
+    return Case("matmul_packed", "", dtype, PEAK_PRODUCT, _matmul_packed).name
+
+
+COPY = Case("activation_forward", "identity", "float32", (BEYOND_CACHE,), _activation_forward("identity")).name
+
+
+@functools.cache
+def cases():
+    """All cases by name."""
+    made = []
+    for size, dtype in itertools.product([*PACKED_SIZES, PEAK_PRODUCT], ("float32", "float64")):
+        made.append(Case("matmul_packed", "", dtype, size, _matmul_packed, reported=size != PEAK_PRODUCT, threads=1))
+    for kernel, variant, make, small, reported in _TABLE:
+        made += [Case(kernel, variant, "float32", size, make) for size in small]
+        made += [Case(kernel, variant, "float32", size, make, reported=True) for size in reported]
+        made += [Case(kernel, variant, "float64", size, make) for size in small[:1]]
+    return {case.name: case for case in made}

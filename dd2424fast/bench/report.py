@@ -1,0 +1,257 @@
+"""The result of a benchmark: numbers, ratios, and the tables that show them."""
+
+import json
+import re
+from pathlib import Path
+
+from .workloads import LIBRARIES, PEERS, REFERENCE
+
+FORMAT = 1
+
+# Above these shares of a CPU, something else disturbs the library whose turn it is.
+DISTURBING = {"idle_cpu": 0.05, "others_cpu": 0.1}
+
+
+class Report:
+    """What was measured, on which machine.
+
+    Attributes
+    ----------
+    machine : dict
+        cpu, cores, threads used, system, date, load average before the run, versions and compiler.
+    settings : dict
+        threads, rounds, seconds.
+    peaks : dict
+        From a number of threads, as text, to {"float32": GFLOP/s, "float64": GFLOP/s, "copy": GB/s}.
+    training, kernels : list of dict
+        One row a workload or kernel case: name, gflop, gbytes, threads, and libraries: from a library to {"median_ms",
+        "q1_ms", "q3_ms", "runs", "rounds_ms"}, {"missing": module} or {"error": text}; and disturbance: what others
+        took of the CPU meanwhile.
+    overheads : dict
+        Seconds and bytes that a user pays apart from arithmetic.
+    """
+
+    def __init__(self, machine=None, settings=None):
+        self.machine, self.settings = machine or {}, settings or {}
+        self.peaks, self.training, self.kernels, self.overheads = {}, [], [], {}
+
+    # ---- arithmetic ------------------------------------------------------------------------------------------------
+
+    def ratios(self, row):
+        """What a row says about our speed; None where a number is wanting.
+
+        Returns
+        -------
+        dict
+            ours_ms; peer, the fastest of the peers, and against_peer, its median over ours: above 1 we are faster;
+            against_reference, the same of the course script; slower_than, all libraries faster than ours; gflops and
+            gbytes per second; of_bound, the time that the machine's peaks would allow over the time taken.
+        """
+        medians = {
+            library: result["median_ms"] for library, result in row["libraries"].items() if "median_ms" in result
+        }
+        ours = medians.get("fast")
+        peers = {library: ms for library, ms in medians.items() if library in (*PEERS, "blas")}
+        peer = min(peers, key=peers.get, default=None)
+
+        def over_ours(library):
+            return medians[library] / ours if ours and library in medians else None
+
+        return {
+            "ours_ms": ours,
+            "peer": peer,
+            "against_peer": over_ours(peer),
+            "against_twin": over_ours("numpy"),
+            "against_reference": over_ours(REFERENCE),
+            "slower_than": [library for library, ms in medians.items() if ours and ms < ours],
+            "gflops": row["gflop"] / ours * 1e3 if ours else None,
+            "gbytes": row["gbytes"] / ours * 1e3 if ours else None,
+            "of_bound": self.bound_ms(row) / ours if ours and self.bound_ms(row) else None,
+        }
+
+    def bound_ms(self, row):
+        """The least time the machine allows: of arithmetic or of memory, whichever is longer. None where no peak was measured."""
+        peaks = self.peaks.get(str(row["threads"]))
+        if not peaks:
+            return None
+        return max(row["gflop"] / peaks[row.get("dtype", "float32")], row["gbytes"] / peaks["copy"]) * 1e3
+
+    # ---- as data ---------------------------------------------------------------------------------------------------
+
+    def to_json(self):
+        """The report as JSON text; `Report.from_json` reads it."""
+        rows = {
+            kind: [{**row, "ratios": self.ratios(row)} for row in getattr(self, kind)]
+            for kind in ("training", "kernels")
+        }
+        content = {"format": FORMAT, "machine": self.machine, "settings": self.settings, "peaks": self.peaks, **rows}
+        return json.dumps({**content, "overheads": self.overheads}, indent=1)
+
+    @classmethod
+    def from_json(cls, text):
+        content = json.loads(text)
+        if content.get("format") != FORMAT:
+            raise ValueError(f"report: expected format {FORMAT}, got {content.get('format')}")
+        report = cls(content["machine"], content["settings"])
+        report.peaks, report.overheads = content["peaks"], content["overheads"]
+        for kind in ("training", "kernels"):
+            rows = [{name: value for name, value in row.items() if name != "ratios"} for row in content[kind]]
+            setattr(report, kind, rows)
+        return report
+
+    def save(self, path):
+        """Write JSON or Markdown, as the suffix says; into a folder both, named after the day and the CPU. Returns the paths."""
+        path = Path(path)
+        if path.suffix not in (".json", ".md"):
+            path.mkdir(parents=True, exist_ok=True)
+            cpu = re.sub(r"[^a-z0-9]+", "-", re.sub(r"\(.*?\)", "", self.machine["cpu"]).lower()).strip("-")
+            name = f"{self.machine['date'][:10]}-{cpu}-{self.settings['threads']}-threads"
+            return [self.save(path / f"{name}{suffix}")[0] for suffix in (".json", ".md")]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text((self.to_json() if path.suffix == ".json" else self.to_markdown()) + "\n")
+        return [path]
+
+    # ---- as tables -------------------------------------------------------------------------------------------------
+
+    def table(self):
+        """The report as text."""
+        return "\n\n".join(self._sections(_text_table))
+
+    def to_markdown(self):
+        """The report as Markdown."""
+        return "\n\n".join(self._sections(_markdown_table))
+
+    def _sections(self, lay_out):
+        yield "\n".join(self._heading())
+        notes = []
+        if self.training:
+            yield lay_out(self._training_cells(notes))
+        if self.kernels:
+            yield lay_out(self._kernel_cells(notes))
+        if self.overheads:
+            yield lay_out([("overhead", "measured"), *((name, str(value)) for name, value in self.overheads.items())])
+        if notes or self.training or self.kernels:
+            yield "\n".join([*self._verdict(), *notes])
+
+    def _heading(self):
+        m, s = self.machine, self.settings
+        yield f"{m.get('cpu', 'unknown CPU')}, {m.get('cores', '?')} cores, {m.get('date', '')}; load average before: {m.get('load', '?')}"
+        yield ", ".join(f"{name} {version}" for name, version in m.get("versions", {}).items())
+        yield f"{s.get('threads')} threads for every library; {s.get('rounds')} rounds of {s.get('seconds')} s each, in turn; medians in ms, +- half the IQR"
+        for threads, peak in self.peaks.items():
+            yield (
+                f"peak on {threads} thread{'s' if threads != '1' else ''}: {peak['float32']:.0f} GFLOP/s float32, "
+                f"{peak['float64']:.0f} float64; copy {peak['copy']:.1f} GB/s"
+            )
+
+    def _training_cells(self, notes):
+        shown = [library for library in LIBRARIES if any(library in row["libraries"] for row in self.training)]
+        names = [LIBRARIES[library] for library in shown]
+        yield ("update", *names, "against the fastest peer", "against course", "GFLOP/s", "of bound")
+        for row in self.training:
+            r = self.ratios(row)
+            yield (
+                row["name"],
+                *(_time_cell(row, library, notes) for library in shown),
+                _against(r["against_peer"], r["peer"]),
+                _times(r["against_reference"]),
+                _number(r["gflops"], ".1f"),
+                _number(r["of_bound"], ".0%"),
+            )
+            _note_disturbance(row, notes)
+
+    def _kernel_cells(self, notes):
+        yield (
+            "kernel",
+            "threads",
+            "dd2424fast",
+            "NumPy twin",
+            "BLAS",
+            "against the twin",
+            "GFLOP/s",
+            "GB/s",
+            "of bound",
+            "BLAS of bound",
+        )
+        for row in self.kernels:
+            r = self.ratios(row)
+            blas, bound = row["libraries"].get("blas", {}).get("median_ms"), self.bound_ms(row)
+            yield (
+                row["name"],
+                str(row["threads"]),
+                *(_time_cell(row, library, notes) for library in ("fast", "numpy", "blas")),
+                _times(r["against_twin"]),
+                _number(r["gflops"] if row["gflop"] else None, ".1f"),
+                _number(r["gbytes"], ".1f"),
+                _number(r["of_bound"], ".0%"),
+                _number(bound / blas if bound and blas else None, ".0%"),
+            )
+            _note_disturbance(row, notes)
+
+    def _verdict(self):
+        for row in [*self.training, *self.kernels]:
+            r = self.ratios(row)
+            if r["slower_than"]:
+                others = ", ".join(
+                    f"{_name(other)} ({row['libraries'][other]['median_ms']:.3g} ms)" for other in r["slower_than"]
+                )
+                yield f"SLOWER: {row['name']} ({r['ours_ms']:.3g} ms) than {others}"
+
+
+def _name(library):
+    return LIBRARIES.get(library, "BLAS" if library == "blas" else library)
+
+
+def _time_cell(row, library, notes):
+    result = row["libraries"].get(library)
+    if result is None:
+        return ""
+    if "missing" in result:
+        return "not installed"
+    if "error" in result:
+        notes.append(f"ERROR: {row['name']}, {_name(library)}: {result['error']}")
+        return "ERROR"
+    spread = (result["q3_ms"] - result["q1_ms"]) / 2 / result["median_ms"]
+    return f"{result['median_ms']:.3g} +-{spread:.0%}"
+
+
+def _note_disturbance(row, notes):
+    who = {"idle_cpu": "a library that should have waited took", "others_cpu": "other processes took"}
+    for what, share in row.get("disturbance", {}).items():
+        if share > DISTURBING[what]:
+            notes.append(
+                f"DISTURBED: {row['name']}: {who[what]} {share:.0%} of {'a' if what == 'idle_cpu' else 'every'} CPU"
+            )
+
+
+def _against(ratio, peer):
+    if ratio is None:
+        return ""
+    return f"{_times(ratio)} {_name(peer)}{'' if ratio >= 1 else ' SLOWER'}"
+
+
+def _times(ratio):
+    return "" if ratio is None else f"{ratio:.2f}x"
+
+
+def _number(value, form):
+    return "" if value is None else format(value, form)
+
+
+def _text_table(rows):
+    rows = [tuple(row) for row in rows]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = [
+        "  ".join(
+            cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
+    ]
+    lines.insert(1, "-" * len(lines[0]))
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _markdown_table(rows):
+    first, *others = rows
+    lines = [first, ("---", *["---:"] * (len(first) - 1)), *others]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
