@@ -28,7 +28,7 @@ cdef inline forced_inline_void tile(
     cdef vec row[3]
     cdef vec x
     cdef int r, v
-    cdef Py_ssize_t k
+    cdef Py_ssize_t k, ahead = 16 * b_step if b_step <= 4 * LANES else 0
     for r in range(R):
         for v in range(V):
             total[r][v] = vec_zero()
@@ -40,6 +40,7 @@ cdef inline forced_inline_void tile(
     for k in range(K):
         for v in range(V):
             row[v] = vec_load(b + v * LANES)
+            vec_prefetch(b + v * LANES + ahead)
         for r in range(R):
             x = vec_set(a[r * a_row])
             for v in range(V):

@@ -48,6 +48,7 @@ ALWAYS_INLINE vec vec_zero(void) { return (vec){0}; }
 /* x - 0 is x for every x, signed zero included; x + 0 is not. */
 ALWAYS_INLINE vec vec_set(real x) { return x - (vec){0}; }
 ALWAYS_INLINE vec vec_load(const real *p) { return *(const vec *)p; }
+ALWAYS_INLINE void vec_prefetch(const real *p) { __builtin_prefetch(p, 0, 3); }
 ALWAYS_INLINE void vec_store(real *p, vec v) { *(vec *)p = v; }
 
 /* The first n lanes (0 <= n <= LANES); the others are zero, and their memory is not touched. */

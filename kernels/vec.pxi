@@ -12,6 +12,7 @@ cdef extern from "vec.h" nogil:
     ctypedef void forced_inline_void    # return type of a cdef inline function that must be inlined with its constants
     enum: LANES
     vec vec_zero()
+    void vec_prefetch(const real*)
     vec vec_set(real)
     vec vec_load(const real*)
     void vec_store(real*, vec)
