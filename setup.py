@@ -17,7 +17,7 @@ import numpy
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 
-KERNELS = "kernels"
+KERNELS = "dd2424fast/kernels"  # the link in a checkout, the folder itself in an sdist
 GENERATED = Path("build") / "variants"
 
 
@@ -121,7 +121,7 @@ def extensions():
     for source in sorted(Path(KERNELS).glob("_*.pyx")):
         package = "dd2424fast.kernels."
         if 'include "vec.pxi"' not in source.read_text():
-            yield Extension(package + source.stem, [f"dd2424fast/{source}"], define_macros=no_old_api, **common)
+            yield Extension(package + source.stem, [str(source)], define_macros=no_old_api, **common)
             continue
         for bits in ("32", "64"):
             variant = GENERATED / f"{source.stem}_float{bits}.pyx"
