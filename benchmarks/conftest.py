@@ -9,6 +9,7 @@ import os
 import sys
 
 import pytest
+import threadpoolctl
 
 THREADS = int(os.environ.get("DD2424FAST_BENCH_THREADS", "1"))
 
@@ -22,10 +23,13 @@ from dd2424fast.bench.worker import restrict_to  # noqa: E402
 
 @pytest.fixture(autouse=True, scope="session")
 def _cpus():
-    """As many CPUs as threads, for the libraries that have no other switch."""
+    """As many CPUs as threads: JAX has no other switch."""
     before = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
     restrict_to(THREADS)
-    yield
+    with threadpoolctl.threadpool_limits(
+        THREADS
+    ):  # a plugin of pytest may have loaded NumPy before the variables were set
+        yield
     if before:
         os.sched_setaffinity(0, before)
 

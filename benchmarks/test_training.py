@@ -1,4 +1,4 @@
-"""One training update of each workload, in each library; a library whose first losses differ from the reference's fails."""
+"""One training update of each workload, in each library; one whose first losses differ from the reference's fails."""
 
 import functools
 

@@ -172,8 +172,10 @@ def test_bad_arguments(arguments, message):
         bench.run(**arguments)
 
 
-def test_run(tmp_path):
+def test_run(tmp_path, monkeypatch):
     """One workload, in two libraries, from the call to the file."""
+    for name, value in (("PATIENCE", 1), ("PAUSE", 0.01), ("PEAK_SECONDS", 0.02)):
+        monkeypatch.setattr(runner, name, value)
     told = []
     output = tmp_path / "report.json"
     report = bench.run(

@@ -44,7 +44,7 @@ class Problem:
         return rng.uniform(-(fan_in**-0.5), fan_in**-0.5, shape).astype(np.float32)
 
     def state_dict(self):
-        """The initial state under the names, and in the layout, of torch.nn.Sequential(Linear, [BatchNorm,] ReLU, ..., Linear)."""
+        """The initial state, as torch.nn.Sequential(Linear, [BatchNorm,] ReLU, ..., Linear) names and lays it out."""
         stride = 3 if self.batch_norm else 2
         state = {}
         for i, (W, b) in enumerate(self.weights):

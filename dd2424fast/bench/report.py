@@ -24,9 +24,9 @@ class Report:
     peaks : dict
         From a number of threads, as text, to {"float32": GFLOP/s, "float64": GFLOP/s, "copy": GB/s}.
     training, kernels : list of dict
-        One row a workload or kernel case: name, gflop, gbytes, threads, and libraries: from a library to {"median_ms",
-        "q1_ms", "q3_ms", "runs", "rounds_ms"}, {"missing": module} or {"error": text}; and disturbance: what others
-        took of the CPU meanwhile.
+        One row a workload or kernel case: name, gflop, gbytes, threads; libraries, from a library to {"median_ms",
+        "q1_ms", "q3_ms", "p10_ms", "runs", "rounds_ms"}, {"missing": module} or {"error": text}; disturbance, what
+        others took of the CPUs meanwhile.
     overheads : dict
         Seconds and bytes that a user pays apart from arithmetic.
     """
@@ -44,12 +44,11 @@ class Report:
         -------
         dict
             ours_ms; peer, the fastest of the peers, and against_peer, its median over ours: above 1 we are faster;
-            against_reference, the same of the course script; slower_than, all libraries faster than ours; gflops and
-            gbytes per second; of_bound, the time that the machine's peaks would allow over the time taken.
+            against_twin and against_reference, the same of these; slower_than, all libraries faster than ours; gflops
+            and gbytes per second; of_bound, the time that the machine's peaks would allow over the time taken.
         """
-        medians = {
-            library: result["median_ms"] for library, result in row["libraries"].items() if "median_ms" in result
-        }
+        timed = {library: result for library, result in row["libraries"].items() if "median_ms" in result}
+        medians = {library: result["median_ms"] for library, result in timed.items()}
         ours = medians.get("fast")
         peers = {library: ms for library, ms in medians.items() if library in (*PEERS, "blas")}
         peer = min(peers, key=peers.get, default=None)
@@ -70,7 +69,7 @@ class Report:
         }
 
     def bound_ms(self, row):
-        """The least time the machine allows: of arithmetic or of memory, whichever is longer. None where no peak was measured."""
+        """The least time the machine allows, for arithmetic or for memory; None where no peak was measured."""
         peaks = self.peaks.get(str(row["threads"]))
         if not peaks:
             return None
@@ -80,11 +79,9 @@ class Report:
 
     def to_json(self):
         """The report as JSON text; `Report.from_json` reads it."""
-        rows = {
-            kind: [{**row, "ratios": self.ratios(row)} for row in getattr(self, kind)]
-            for kind in ("training", "kernels")
-        }
-        content = {"format": FORMAT, "machine": self.machine, "settings": self.settings, "peaks": self.peaks, **rows}
+        content = {"format": FORMAT, "machine": self.machine, "settings": self.settings, "peaks": self.peaks}
+        for kind in ("training", "kernels"):
+            content[kind] = [{**row, "ratios": self.ratios(row)} for row in getattr(self, kind)]
         return json.dumps({**content, "overheads": self.overheads}, indent=1)
 
     @classmethod
@@ -100,7 +97,7 @@ class Report:
         return report
 
     def save(self, path):
-        """Write JSON or Markdown, as the suffix says; into a folder both, named after the day and the CPU. Returns the paths."""
+        """Write JSON or Markdown, by the suffix; into a folder both, named after day and CPU. Returns the paths."""
         path = Path(path)
         if path.suffix not in (".json", ".md"):
             path.mkdir(parents=True, exist_ok=True)
@@ -135,9 +132,11 @@ class Report:
 
     def _heading(self):
         m, s = self.machine, self.settings
-        yield f"{m.get('cpu', 'unknown CPU')}, {m.get('cores', '?')} cores, {m.get('date', '')}; load average before: {m.get('load', '?')}"
+        yield f"{m.get('cpu', 'unknown CPU')}, {m.get('cores', '?')} cores, {m.get('date', '')}"
+        yield f"load average before: {m.get('load', '?')}"
         yield ", ".join(f"{name} {version}" for name, version in m.get("versions", {}).items())
-        yield f"{s.get('threads')} threads for every library; {s.get('rounds')} rounds of {s.get('seconds')} s each, in turn; medians in ms, +- half the IQR"
+        yield f"threads for every library: {s.get('threads')}; {s.get('rounds')} turns of {s.get('seconds')} s each"
+        yield "medians in ms, +- half the interquartile range"
         for threads, peak in self.peaks.items():
             yield (
                 f"peak on {threads} thread{'s' if threads != '1' else ''}: {peak['float32']:.0f} GFLOP/s float32, "
@@ -161,30 +160,21 @@ class Report:
             _note_disturbance(row, notes)
 
     def _kernel_cells(self, notes):
-        yield (
-            "kernel",
-            "threads",
-            "dd2424fast",
-            "NumPy twin",
-            "BLAS",
-            "against the twin",
-            "GFLOP/s",
-            "GB/s",
-            "of bound",
-            "BLAS of bound",
-        )
+        timed = {library for row in self.kernels for library in row["libraries"]}
+        shown = [library for library in ("fast", "numpy", "blas", "torch", "jax") if library in timed]
+        ratios = ("against the twin", "against the fastest peer", "GFLOP/s", "GB/s", "of bound")
+        yield ("kernel", "threads", *map(_name, shown), *ratios)
         for row in self.kernels:
             r = self.ratios(row)
-            blas, bound = row["libraries"].get("blas", {}).get("median_ms"), self.bound_ms(row)
             yield (
                 row["name"],
                 str(row["threads"]),
-                *(_time_cell(row, library, notes) for library in ("fast", "numpy", "blas")),
+                *(_time_cell(row, library, notes) for library in shown),
                 _times(r["against_twin"]),
+                _against(r["against_peer"], r["peer"]),
                 _number(r["gflops"] if row["gflop"] else None, ".1f"),
                 _number(r["gbytes"], ".1f"),
                 _number(r["of_bound"], ".0%"),
-                _number(bound / blas if bound and blas else None, ".0%"),
             )
             _note_disturbance(row, notes)
 
@@ -192,9 +182,8 @@ class Report:
         for row in [*self.training, *self.kernels]:
             r = self.ratios(row)
             if r["slower_than"]:
-                others = ", ".join(
-                    f"{_name(other)} ({row['libraries'][other]['median_ms']:.3g} ms)" for other in r["slower_than"]
-                )
+                times = {other: row["libraries"][other]["median_ms"] for other in r["slower_than"]}
+                others = ", ".join(f"{_name(other)} ({ms:.3g} ms)" for other, ms in times.items())
                 yield f"SLOWER: {row['name']} ({r['ours_ms']:.3g} ms) than {others}"
 
 
@@ -216,12 +205,13 @@ def _time_cell(row, library, notes):
 
 
 def _note_disturbance(row, notes):
-    who = {"idle_cpu": "a library that should have waited took", "others_cpu": "other processes took"}
+    says = {
+        "idle_cpu": "a library that should have waited took {:.0%} of a CPU",
+        "others_cpu": "in a turn other processes took {:.0%} of the CPUs",
+    }
     for what, share in row.get("disturbance", {}).items():
         if share > DISTURBING[what]:
-            notes.append(
-                f"DISTURBED: {row['name']}: {who[what]} {share:.0%} of {'a' if what == 'idle_cpu' else 'every'} CPU"
-            )
+            notes.append(f"DISTURBED: {row['name']}: {says[what].format(share)}")
 
 
 def _against(ratio, peer):
@@ -241,12 +231,7 @@ def _number(value, form):
 def _text_table(rows):
     rows = [tuple(row) for row in rows]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = [
-        "  ".join(
-            cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    ]
+    lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows]
     lines.insert(1, "-" * len(lines[0]))
     return "\n".join(line.rstrip() for line in lines)
 

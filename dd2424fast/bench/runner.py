@@ -14,19 +14,23 @@ import threading
 import time
 from pathlib import Path
 
-from .report import Report
-from .workloads import LIBRARIES, REFERENCE, workloads as registered_workloads
+from .report import DISTURBING, Report
+from .workloads import LIBRARIES, REFERENCE
+from .workloads import workloads as registered_workloads
 
 TOLERANCE = 2e-5  # relative, of the first losses: float32 rounding is 1e-7, a forgotten weight decay 1e-4
-PAUSE = 0.1  # seconds between turns: thread pools of the one before spin for a while after their work (OpenBLAS about 30 ms)
+PAUSE = 0.1  # seconds between turns: idle thread pools spin for a while before they sleep (OpenBLAS about 30 ms)
+PATIENCE = 3  # times as many turns as asked for, at the most, until enough of them were undisturbed
 KERNEL_SHARE = 0.2  # of a turn's seconds, for each of the many kernel cases
+PEAK_SECONDS = 0.2
 TIME_LIMIT = 120  # seconds that a worker may take for an answer beyond the time it was told to spend
 
-# Settings of a user's shell that would slow some libraries down (the first two: NumPy's BLAS) or keep idle threads
+# What a user's shell may have set that would slow a library down (the first two: NumPy's BLAS) or keep idle threads
 # spinning.
 _UNSET = (
-    "OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "OMP_PROC_BIND", "OMP_PLACES",
-    "GOMP_CPU_AFFINITY", "KMP_AFFINITY", "OMP_DYNAMIC", "OMP_SCHEDULE", "XLA_FLAGS", "JAX_ENABLE_X64", "JAX_PLATFORMS",
+    "OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "OMP_PROC_BIND",
+    "OMP_PLACES", "GOMP_CPU_AFFINITY", "KMP_AFFINITY", "OMP_DYNAMIC", "OMP_SCHEDULE",
+    "XLA_FLAGS", "JAX_ENABLE_X64", "JAX_PLATFORMS",
 )  # fmt: skip
 _THREADS = (
     "OMP_NUM_THREADS",
@@ -47,12 +51,12 @@ def run(workloads=None, libraries=None, threads=2, rounds=5, seconds=0.5, output
         Names of training updates, "kernels" for the kernel cases, "overheads" for what Python, import and first use
         cost; default: all training updates.
     libraries : sequence of str, optional
-        Of "fast", "numpy", "numpy32", "torch", "jax" and "course"; default: all. One that is not installed gets a row
-        that says so.
+        Of "fast", "numpy", "numpy32", "torch", "jax" and "course"; default: all. The table says where one is not
+        installed.
     threads : int
         For every library.
     rounds : int
-        Turns of each library.
+        Turns of each library that count; disturbed ones are repeated, up to three times as many (not for kernels).
     seconds : float
         Length of a turn; a fifth of it for a kernel case.
     output : path, optional
@@ -80,9 +84,8 @@ def run(workloads=None, libraries=None, threads=2, rounds=5, seconds=0.5, output
     report = Report(_machine(), {"threads": threads, "rounds": rounds, "seconds": seconds})
     kernel_cases = _kernel_cases() if "kernels" in names else []
     training = [name for name in names if name in known]
-    tell = _Progress(
-        progress, bool(training or kernel_cases) + len(training) + len(kernel_cases) + ("overheads" in names)
-    )
+    stages = bool(training or kernel_cases) + len(training) + len(kernel_cases) + ("overheads" in names)
+    tell = _Progress(progress, stages)
     turns = {"threads": threads, "rounds": rounds, "seconds": seconds}
 
     if training or kernel_cases:
@@ -142,17 +145,17 @@ def _training_row(workload, libraries, turns, report):
         disturbance = _take_turns(workers, results, turns)
         _collect_versions(answers.values(), report)
     return {
-        "name": workload.name, "model": workload.model, "batch": workload.batch, "gflop": workload.gflop, "gbytes": workload.gbytes,
-        "threads": turns["threads"], "disturbance": disturbance, "libraries": results,
+        "name": workload.name, "model": workload.model, "batch": workload.batch, "gflop": workload.gflop,
+        "gbytes": workload.gbytes, "threads": turns["threads"], "disturbance": disturbance, "libraries": results,
     }  # fmt: skip
 
 
 def disagreements(answers):
-    """From each library's answer to "open": {} where its losses equal the reference's, else what the table shall say instead of a time."""
+    """From each library's answer to "open": {} where its losses equal the reference's, else what is wrong."""
     reference = answers[REFERENCE].get("losses")
     results = {}
     for library, answer in answers.items():
-        results[library] = {key: answer[key] for key in ("missing", "error") if key in answer}
+        results[library] = _failure(answer)
         if results[library]:
             continue
         if reference is None:
@@ -160,11 +163,14 @@ def disagreements(answers):
             continue
         for i, (got, expected) in enumerate(zip(answer["losses"], reference, strict=True)):
             if not abs(got - expected) <= TOLERANCE * abs(expected):
-                results[library] = {
-                    "error": f"disagrees with the reference: loss {i} is {got:.8g}, expected {expected:.8g}"
-                }
+                what = f"disagrees with the reference: loss {i} is {got:.8g}, expected {expected:.8g}"
+                results[library] = {"error": what}
                 break
     return results
+
+
+def _failure(answer):
+    return {key: answer[key] for key in ("missing", "error") if key in answer}
 
 
 def _kernel_cases():
@@ -177,6 +183,7 @@ def _kernel_rows(cases, libraries, turns, report, tell):
     """One process a library and number of threads for all cases; the cases one after the other."""
     for threads in sorted({case.threads or turns["threads"] for case in cases}):
         mine = [case for case in cases if (case.threads or turns["threads"]) == threads]
+        short = {**turns, "seconds": KERNEL_SHARE * turns["seconds"], "patience": 1}  # there are many of them
         candidates = {library for case in mine for library in case.libraries if library in (*libraries, "blas")}
         with contextlib.ExitStack() as stack:
             workers = {library: stack.enter_context(WorkerProcess(library, threads)) for library in sorted(candidates)}
@@ -184,11 +191,8 @@ def _kernel_rows(cases, libraries, turns, report, tell):
                 tell(case.name)
                 used = {library: worker for library, worker in workers.items() if library in case.libraries}
                 answers = ask_all(used, {"do": "open", "suite": "kernels", "name": case.name}, in_turn=True)
-                results = {
-                    library: {key: answer[key] for key in ("missing", "error") if key in answer}
-                    for library, answer in answers.items()
-                }
-                disturbance = _take_turns(used, results, {**turns, "seconds": KERNEL_SHARE * turns["seconds"]})
+                results = {library: _failure(answer) for library, answer in answers.items()}
+                disturbance = _take_turns(used, results, short)
                 _collect_versions(answers.values(), report)
                 gflop, gbytes = next((a["work"] for a in answers.values() if "work" in a), (0.0, 0.0))
                 yield {
@@ -198,7 +202,10 @@ def _kernel_rows(cases, libraries, turns, report, tell):
 
 
 def measure_peaks(threads, report):
-    """Largest rates seen, or None where one is wanting: of a 512 x 512 x 512 product by the packed tile and by NumPy's BLAS, and of a copy by a kernel and by NumPy."""
+    """Largest rates seen, or None where one is wanting.
+
+    Of a 512 x 512 x 512 product by the packed tile and by NumPy's BLAS, and of a copy by a kernel and by NumPy.
+    """
     from .cases import COPY, peak_name
 
     measured = [
@@ -207,62 +214,70 @@ def measure_peaks(threads, report):
     ]
     peaks = {}
     with contextlib.ExitStack() as stack:
-        workers = {
-            library: stack.enter_context(WorkerProcess(library, threads)) for library in ("fast", "blas", "numpy")
-        }
+        sources = ("fast", "blas", "numpy")
+        workers = {library: stack.enter_context(WorkerProcess(library, threads)) for library in sources}
         for peak, case, library, unit in measured:
             answer = workers[library].ask({"do": "open", "suite": "kernels", "name": case}, TIME_LIMIT)
             _collect_versions([answer], report)
             if "work" in answer:
-                time.sleep(PAUSE)
-                taken = workers[library].ask({"do": "time", "seconds": 0.3}, TIME_LIMIT)
-                rate = answer["work"][unit] / min(taken["seconds"]) if "seconds" in taken else 0.0
-                peaks[peak] = max(peaks.get(peak, 0.0), rate)
+                for _ in range(PATIENCE):
+                    time.sleep(PAUSE)
+                    taken = workers[library].ask({"do": "time", "seconds": PEAK_SECONDS}, TIME_LIMIT)
+                    rate = answer["work"][unit] / min(taken.get("seconds", [float("inf")]))
+                    peaks[peak] = max(peaks.get(peak, 0.0), rate)
     return peaks if len(peaks) == 3 and all(peaks.values()) else None
 
 
 def _take_turns(workers, results, turns):
     """Time all workers whose result is still empty, and fill it in.
 
+    A turn during which other processes took much of the CPUs is repeated, some times; the least disturbed turns count.
+
     Returns
     -------
     dict
-        How far the turns were disturbed: idle_cpu, the largest share of a CPU that a waiting worker took; others_cpu,
-        the mean share of each CPU that processes other than the workers took.
+        How far they were disturbed all the same: idle_cpu, the largest share of a CPU that a waiting worker took;
+        others_cpu, the largest mean share of the CPUs that processes other than the workers took in a turn.
     """
     workers = {library: worker for library, worker in workers.items() if not results[library]}
     if not workers:
         return {}
     idle = _idle_share(workers.values())
-    usage = _Usage(workers.values())
-    taken = {library: [] for library in workers}
+    turns_of = {library: [] for library in workers}  # (others' share of the CPUs, seconds of each run)
     order = list(workers)
-    for _ in range(turns["rounds"]):
+    for _ in range(turns.get("patience", PATIENCE) * turns["rounds"]):
         for library in order:
-            if results[library]:
+            if results[library] or _undisturbed(turns_of[library]) >= turns["rounds"]:
                 continue
             time.sleep(PAUSE)
+            usage = _Usage(workers.values())
             answer = workers[library].ask({"do": "time", "seconds": turns["seconds"]}, TIME_LIMIT + turns["seconds"])
             if "seconds" in answer:
-                taken[library].append(answer["seconds"])
+                turns_of[library].append((usage.of_others(), answer["seconds"]))
             else:
                 results[library].update(answer)
         order = [*order[1:], order[0]]
-    for library, times in taken.items():
+    others = 0.0
+    for library, taken in turns_of.items():
         if not results[library]:
-            results[library].update(summary(times))
-    return {"idle_cpu": round(idle, 3), "others_cpu": round(usage.of_others(), 3)}
+            kept = sorted(taken, key=lambda turn: turn[0])[: turns["rounds"]]
+            others = max(others, *(share for share, _ in kept))
+            results[library].update(summary([times for _, times in kept]))
+    return {"idle_cpu": round(idle, 3), "others_cpu": round(others, 3)}
+
+
+def _undisturbed(turns):
+    return sum(share <= DISTURBING["others_cpu"] for share, _ in turns)
 
 
 def summary(rounds):
     """Median, quartiles, first decile and number of all runs, and the median of each round, from lists of seconds."""
     everything = sorted(1e3 * t for times in rounds for t in times)
-    q1, median, q3 = (
-        statistics.quantiles(everything, n=4, method="inclusive") if len(everything) > 1 else everything * 3
-    )
+    several = len(everything) > 1
+    q1, median, q3 = statistics.quantiles(everything, n=4, method="inclusive") if several else everything * 3
     return {
-        "median_ms": median, "q1_ms": q1, "q3_ms": q3, "p10_ms": everything[len(everything) // 10], "runs": len(everything),
-        "rounds_ms": [1e3 * statistics.median(times) for times in rounds],
+        "median_ms": median, "q1_ms": q1, "q3_ms": q3, "p10_ms": everything[len(everything) // 10],
+        "runs": len(everything), "rounds_ms": [1e3 * statistics.median(times) for times in rounds],
     }  # fmt: skip
 
 
@@ -276,10 +291,11 @@ class WorkerProcess:
         self.library, self.threads = library, threads
 
     def __enter__(self):
-        self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115 (closed in __exit__)
+        self.log = tempfile.TemporaryFile("w+")
         self.process = subprocess.Popen(
             [sys.executable, "-m", f"{__package__}.worker", self.library, str(self.threads)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, text=True, env=worker_environment(self.threads),
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, text=True,
+            env=worker_environment(self.threads),
         )  # fmt: skip
         return self
 
@@ -331,12 +347,8 @@ def worker_environment(threads):
     environment = {name: value for name, value in os.environ.items() if name not in _UNSET}
     root = str(Path(importlib.util.find_spec("dd2424fast").origin).parent.parent)
     path = [root, *filter(None, [environment.get("PYTHONPATH")])]
-    return {
-        **environment,
-        **dict.fromkeys(_THREADS, str(threads)),
-        "JAX_PLATFORMS": "cpu",
-        "PYTHONPATH": os.pathsep.join(path),
-    }
+    environment |= {**dict.fromkeys(_THREADS, str(threads)), "JAX_PLATFORMS": "cpu"}
+    return {**environment, "PYTHONPATH": os.pathsep.join(path)}
 
 
 def ask_all(workers, command, in_turn=False):
@@ -374,9 +386,8 @@ class _Usage:
 def _busy_seconds():
     """CPU time spent by all processes since the machine started, time stolen by other virtual machines included."""
     try:
-        user, nice, system, _, _, irq, softirq, steal, *_ = map(
-            int, Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]
-        )
+        first = Path("/proc/stat").read_text().split("\n", 1)[0]
+        user, nice, system, _, _, irq, softirq, steal, *_ = map(int, first.split()[1:])
     except (OSError, ValueError):
         return 0.0
     return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")

@@ -3,10 +3,9 @@
 `python -m dd2424fast.bench.worker LIBRARY THREADS` reads one JSON object a line from stdin and answers each with one
 on stdout:
 
-    {"do": "open", "suite": "training", "name": "mlp"}   make it, warm it up   {"losses": [...], "seconds": of one run,
-    "versions": {...}} {"do": "open", "suite": "kernels", "name": a case}   the same            {"work": [GFLOP, GB],
-    "seconds": ..., "versions": ...} {"do": "time", "seconds": 0.5}                       run it for so long
-    {"seconds": [of each run]}
+    {"do": "open", "suite": "training", "name": "mlp"}    make it and warm it up: {"losses": [...], "versions": {...}}
+    {"do": "open", "suite": "kernels", "name": a case}    the same: {"work": [GFLOP, GB], "versions": {...}}
+    {"do": "time", "seconds": 0.5}                        run it for so long: {"seconds": [of each run]}
 
 A failure is an answer too: {"missing": "torch"} where the library is not installed, {"error": "..."} otherwise. At the
 end of stdin the process ends. While it waits for a line it blocks, so that it takes nothing from the process whose
@@ -44,7 +43,7 @@ def physical_cpus():
 
 
 def restrict_to(threads):
-    """Keep this process on as many CPUs as it may use threads: JAX has no other switch for it, and all shall have the same."""
+    """Keep this process on as many CPUs as it may use threads: JAX has no other switch for it."""
     cpus = physical_cpus()[:threads]
     if cpus:
         os.sched_setaffinity(0, cpus)
@@ -77,8 +76,9 @@ class Worker:
             from .cases import cases
 
             case = cases()[name]
-            self.run = case.start(self.library, self.threads)
-            answer = {"work": case.work()}
+            arguments = case.arguments()
+            self.run = case.start(self.library, self.threads, arguments)
+            answer = {"work": case.work(arguments)}
         return {**answer, "seconds": self._warm_up(), "versions": versions()}
 
     def _warm_up(self):
