@@ -301,7 +301,7 @@ class Trainer(Configured):
 
         The file is written beside its place, synced and renamed: a crash or a full disk leaves the previous one whole.
         """
-        from .files import save_checkpoint
+        from .checkpoints import save_checkpoint
 
         save_checkpoint(self, path)
 
@@ -313,7 +313,7 @@ class Trainer(Configured):
         ValueError
             The file is no checkpoint, is damaged, or is of another model or optimizer; nothing was changed.
         """
-        from .files import load_checkpoint
+        from .checkpoints import load_checkpoint
 
         load_checkpoint(self, path)
 

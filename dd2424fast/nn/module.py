@@ -474,7 +474,7 @@ class Module(Configured):
 
     def save(self, path):
         """Write the model to a safetensors file, whole or not at all: its configuration and its state_dict."""
-        from ..files import save_model
+        from .storage import save_model
 
         save_model(self, path)
 
@@ -488,7 +488,7 @@ class Module(Configured):
         modules : sequence of Module classes
             Layers of your own that the model contains.
         """
-        from ..files import load_model
+        from .storage import load_model
 
         return load_model(path, cls, modules)
 

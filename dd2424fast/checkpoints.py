@@ -1,0 +1,75 @@
+"""A training as a file: all that it needs to go on bit for bit."""
+
+import numpy as np
+
+from .files import read, write
+from .history import History
+
+
+def _signature(trainer):
+    """What must be the same in the trainer that continues: (name, shape) of everything saved,
+    and the kind of optimizer."""
+    entries = [[path, list(a.shape)] for path, a, _ in trainer.model._entries()]
+    return {"model": entries, "dtype": trainer.model.dtype.name, "optimizer": type(trainer.optimizer).__name__}
+
+
+def save_checkpoint(trainer, path):
+    """Write what training needs to go on."""
+    model, optimizer = trainer.model, trainer.optimizer
+    tensors = {"parameters": model.parameters, "buffers": model.buffers}
+    tensors.update({f"optimizer.{name}": vector for name, vector in optimizer.state.items()})
+    callbacks = {}
+    for key, state in trainer.callback_states().items():
+        arrays = {name: value for name, value in state.items() if isinstance(value, np.ndarray)}
+        tensors.update({f"callback.{key}.{name}": value for name, value in arrays.items()})
+        callbacks[key] = {name: value for name, value in state.items() if name not in arrays}
+    header = {
+        "signature": _signature(trainer),
+        "optimizer_updates": optimizer.updates,
+        "trainer": {name: getattr(trainer, name) for name in _COUNTERS},
+        "history": trainer.history.columns,
+        "callbacks": callbacks,
+    }
+    write(path, "checkpoint", tensors, header)
+
+
+_COUNTERS = ("seed", "update", "epoch", "_progress", "_first_epoch")
+
+
+def load_checkpoint(trainer, path):
+    """Take up what `save_checkpoint` wrote; nothing is changed unless all of it fits."""
+    tensors, header = read(path, "checkpoint")
+    expected, found = _signature(trainer), header["signature"]
+    for what in ("optimizer", "dtype"):
+        if found[what] != expected[what]:
+            raise ValueError(f"{path}: a checkpoint of {what} {found[what]}, expected {expected[what]}")
+    if found["model"] != expected["model"]:
+        theirs, ours = (
+            {name: tuple(shape) for name, shape in entries} for entries in (found["model"], expected["model"])
+        )
+        wrong = [
+            f"{name} {theirs.get(name, 'absent')} (here {ours.get(name, 'absent')})"
+            for name in {**theirs, **ours}
+            if theirs.get(name) != ours.get(name)
+        ]
+        raise ValueError(
+            f"{path}: a checkpoint of another model: {'; '.join(wrong) or 'its layers are in another order'}"
+        )
+    trainer.model.parameters[...] = tensors["parameters"]
+    trainer.model.buffers[...] = tensors["buffers"]
+    state = {name.removeprefix("optimizer."): a for name, a in tensors.items() if name.startswith("optimizer.")}
+    trainer.optimizer.load_state(trainer.model, state, header["optimizer_updates"])
+    for name in _COUNTERS:
+        setattr(trainer, name, header["trainer"][name])
+    trainer.history = History(header["history"])
+    trainer._callback_states = {
+        key: {
+            **values,
+            **{
+                name.removeprefix(f"callback.{key}."): a
+                for name, a in tensors.items()
+                if name.startswith(f"callback.{key}.")
+            },
+        }
+        for key, values in header["callbacks"].items()
+    }

@@ -1,0 +1,68 @@
+"""A model as a file: its description, from which it is built again, and its state_dict."""
+
+import numpy as np
+
+from ..files import read, write
+from .module import Module
+
+
+def _description(value, path):
+    """A constructor argument as JSON: numbers, text, lists of them, and modules as {"class", "arguments"}."""
+    if isinstance(value, Module):
+        config = {"layers": tuple(value.layers)} if getattr(value, "edited", False) else value.config
+        kind = "Sequential" if getattr(value, "edited", False) else type(value).__name__
+        return {"class": kind, "arguments": {name: _description(v, f"{path}.{name}") for name, v in config.items()}}
+    if isinstance(value, tuple | list):
+        return [_description(item, f"{path}[{i}]") for i, item in enumerate(value)]
+    if isinstance(value, np.generic):
+        return value.item()
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, np.dtype | type):
+        return np.dtype(value).name
+    raise TypeError(f"{path}: {value!r} cannot be written to a file; save state_dict() instead")
+
+
+def _construct(description, classes):
+    """The inverse of `_description`."""
+    if isinstance(description, list):
+        return tuple(_construct(item, classes) for item in description)
+    if not isinstance(description, dict):
+        return description
+    name = description["class"]
+    if name not in classes:
+        raise ValueError(f"modules: the file needs the class {name!r}; give it as modules=({name},)")
+    arguments = {key: _construct(value, classes) for key, value in description["arguments"].items()}
+    return classes[name](*arguments.pop("layers", ()), **arguments)
+
+
+def _classes(extra):
+    from .. import models, nn
+
+    known = [getattr(nn, name) for name in nn.__all__]
+    known += [c for c in vars(models).values() if isinstance(c, type) and issubclass(c, nn.Module)]
+    return {c.__name__: c for c in [*known, *extra]}
+
+
+def save_model(model, path):
+    """Write a model's description and its state_dict."""
+    write(
+        path,
+        "model",
+        model.state_dict(),
+        {"model": _description(model, type(model).__name__), "dtype": model.dtype.name},
+    )
+
+
+def load_model(path, kind, modules):
+    """Read what `save_model` wrote; `kind` is the class it must be of."""
+    tensors, header = read(path, "model")
+    classes = _classes([kind, *modules])
+    name = header["model"]["class"]
+    model = _construct(header["model"], classes)
+    if not isinstance(model, kind):
+        raise ValueError(f"{path}: holds a {name}, expected a {kind.__name__}")
+    if model.dtype.name != header["dtype"]:
+        raise ValueError(f"{path}: holds {header['dtype']} numbers, but its description builds a {model.dtype} model")
+    model.load_state_dict(tensors)
+    return model.eval()
