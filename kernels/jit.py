@@ -106,10 +106,10 @@ class _Cache:
             return None
         target_context.refresh()
         try:
-            payload = pickle.loads(path.read_bytes())
-        except (OSError, EOFError, pickle.UnpicklingError):
-            return None  # not there yet, or cut short by a crash: compile
-        return CompileResult._rebuild(target_context, *payload)
+            return CompileResult._rebuild(target_context, *pickle.loads(path.read_bytes()))
+        except Exception:  # unpickling may raise anything
+            # Not there yet, cut short by a crash, or made for the same function in a module that cannot be imported here: compile.
+            return None
 
     def save_overload(self, signature, compiled):
         from numba.core.serialize import dumps
