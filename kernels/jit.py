@@ -108,7 +108,8 @@ class _Cache:
         try:
             return CompileResult._rebuild(target_context, *pickle.loads(path.read_bytes()))
         except Exception:  # unpickling may raise anything
-            # Not there yet, cut short by a crash, or made for the same function in a module that cannot be imported here: compile.
+            # Not there yet, cut short by a crash, or made for the same function in a module that cannot be imported
+            # here: compile.
             return None
 
     def save_overload(self, signature, compiled):
