@@ -86,13 +86,14 @@ def _description(value, path):
     from .nn import Module
 
     if isinstance(value, Module):
-        config = {"layers": tuple(value.layers)} if getattr(value, "edited", False) else value.config
+        edited = {"layers": tuple(value.layers), "dtype": value.dtype} if getattr(value, "edited", False) else None
+        config = edited or value.config
         kind = "Sequential" if getattr(value, "edited", False) else type(value).__name__
         return {"class": kind, "arguments": {name: _description(v, f"{path}.{name}") for name, v in config.items()}}
     if isinstance(value, tuple | list):
         return [_description(item, f"{path}[{i}]") for i, item in enumerate(value)]
-    if isinstance(value, np.generic):
-        return value.item()
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, np.dtype | type):
@@ -197,10 +198,10 @@ def load_checkpoint(trainer, path):
         raise ValueError(
             f"{path}: a checkpoint of another model: {'; '.join(wrong) or 'its layers are in another order'}"
         )
-    trainer.model.parameters[...] = tensors["parameters"]
-    trainer.model.buffers[...] = tensors["buffers"]
     state = {name.removeprefix("optimizer."): a for name, a in tensors.items() if name.startswith("optimizer.")}
     trainer.optimizer.load_state(trainer.model, state, header["optimizer_updates"])
+    trainer.model.parameters[...] = tensors["parameters"]
+    trainer.model.buffers[...] = tensors["buffers"]
     for name in _COUNTERS:
         setattr(trainer, name, header["trainer"][name])
     trainer.history = History(header["history"])

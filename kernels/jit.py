@@ -107,8 +107,8 @@ class _Cache:
         target_context.refresh()
         try:
             payload = pickle.loads(path.read_bytes())
-        except (OSError, EOFError, pickle.UnpicklingError):
-            return None  # not there yet, or cut short by a crash: compile
+        except (OSError, EOFError, pickle.UnpicklingError, ImportError, AttributeError):
+            return None  # not there yet, cut short by a crash, or from a module that is no longer there: compile
         return CompileResult._rebuild(target_context, *payload)
 
     def save_overload(self, signature, compiled):
