@@ -63,8 +63,10 @@ class Configured:
 
 def _same(value, default):
     """Whether an argument is its default; an array never is."""
-    return value is default or (np.ndim(value) == 0 == np.ndim(default) and bool(value == default)) or (
-        isinstance(value, tuple) and isinstance(default, tuple) and value == default
+    return (
+        value is default
+        or (np.ndim(value) == 0 == np.ndim(default) and bool(value == default))
+        or (isinstance(value, tuple) and isinstance(default, tuple) and value == default)
     )
 
 

@@ -383,7 +383,9 @@ class _Batches:
         elif isinstance(data, np.ndarray | str | bytes | Mapping) or not isinstance(data, Iterable):
             raise TypeError(f"{name}: expected (x, y) or an iterable of such batches, got {type(data).__name__}")
         elif isinstance(data, tuple) and data and isinstance(data[0], np.ndarray):
-            raise ValueError(f"{name}: expected (x, y) or an iterable of such batches, got a tuple of {len(data)} arrays")
+            raise ValueError(
+                f"{name}: expected (x, y) or an iterable of such batches, got a tuple of {len(data)} arrays"
+            )
         elif iter(data) is data:
             raise TypeError(
                 "data: expected (x, y) or an iterable that can be walked again every epoch, got a one-way iterator"

@@ -38,7 +38,9 @@ def test_a_last_batch_of_one_row_joins_the_batch_before_under_batch_norm(problem
     trainer.fit((x[:101], y[:101]), batch_size=20, progress=False, augment=lambda x, key: sizes.append(len(x)) or x)
     assert sizes == [20, 20, 20, 20, 21]
     sizes.clear()
-    trainer_of(mlp()).fit((x[:21], y[:21]), batch_size=20, progress=False, augment=lambda x, key: sizes.append(len(x)) or x)
+    trainer_of(mlp()).fit(
+        (x[:21], y[:21]), batch_size=20, progress=False, augment=lambda x, key: sizes.append(len(x)) or x
+    )
     assert sizes == [20, 1]
     with pytest.raises(ValueError, match="batch_size: expected at least 2 rows a batch for batch norm"):
         trainer.fit((x, y), batch_size=1, progress=False)
@@ -151,7 +153,12 @@ def test_early_stopping_serves_twice_and_survives_nan(problem):
     trainer.fit(problem, epochs=5, callbacks=[stop], progress=False)
     assert trainer.epoch == 3
     stop = dd.callbacks.EarlyStopping("loss")
-    assert [stop.better({"loss": loss, "epoch": 1}) for loss in (np.nan, 2.0, np.nan, 1.0)] == [False, True, False, True]
+    assert [stop.better({"loss": loss, "epoch": 1}) for loss in (np.nan, 2.0, np.nan, 1.0)] == [
+        False,
+        True,
+        False,
+        True,
+    ]
 
 
 def test_ignored_rows_count_for_nothing(problem):
@@ -170,7 +177,9 @@ def test_targets_and_weights_are_converted_at_the_edge(problem):
 
     def losses(x, targets, weight):
         return [
-            dd.Trainer(copy.deepcopy(mlp()), dd.optim.SGD(0.1), dd.losses.CrossEntropy()).step(x, y, sample_weight=weight),
+            dd.Trainer(copy.deepcopy(mlp()), dd.optim.SGD(0.1), dd.losses.CrossEntropy()).step(
+                x, y, sample_weight=weight
+            ),
             dd.Trainer(copy.deepcopy(model), dd.optim.SGD(0.1), dd.losses.MeanSquaredError()).step(
                 x, targets, sample_weight=weight
             ),
@@ -244,3 +253,82 @@ def test_every_epoch_has_an_order_of_its_own(problem):
         (x, y), epochs=2, batch_size=120, progress=False, augment=lambda x, key: orders.append(x.copy()) or x
     )
     assert not np.array_equal(*orders)
+
+
+def test_an_optimizer_hands_on_all_its_arguments(problem):
+    """Each argument changes the second update."""
+    x, y = problem
+
+    def after(optimizer, rate=1.0):
+        model = mlp()
+        next(model.named_parameters())[1].rate = rate
+        trainer = dd.Trainer(model, optimizer)
+        for _ in range(2):
+            trainer.step(x, y)
+        return model.parameters.copy()
+
+    o = dd.optim
+    for one, other in (
+        (o.Adagrad(0.1), o.Adagrad(0.1, lr_decay=0.5)),
+        (o.Adagrad(0.1), o.Adagrad(0.1, initial_accumulator=2.0)),
+        (o.SGD(0.1, weight_decay=0.5), o.SGD(0.1, weight_decay=0.5, decay_all=True)),
+    ):
+        assert not np.allclose(after(one), after(other))
+    assert not np.allclose(after(o.SGD(0.1)), after(o.SGD(0.1), rate=0.1))
+
+
+def test_losses_hand_on_all_their_arguments(problem):
+    x, y = problem
+    z = mlp().predict(x)
+    first = (np.arange(120) < 60).astype("float32")
+    for loss in (dd.losses.BinaryCrossEntropy(), dd.losses.CrossEntropy()):
+        assert loss(z, y, first)[0] == pytest.approx(loss(z[:60], y[:60])[0])
+    assert dd.losses.CrossEntropy(ignore_index=2)(z, y)[0] == pytest.approx(
+        dd.losses.CrossEntropy()(z[y != 2], y[y != 2])[0]
+    )
+    weights = [1.0, 5.0, 0.5, 2.0]
+    trainer = trainer_of(mlp(), loss=dd.losses.CrossEntropy(class_weight=weights))
+    assert trainer.evaluate((x, y), batch_size=7) == pytest.approx(trainer.evaluate((x, y)), rel=1e-5)
+
+
+def test_norm_layers_use_their_own_eps_and_momentum(problem):
+    x = problem[0].astype("float64")
+    var = x.var(axis=0)
+    layer = dd.nn.BatchNorm(7, momentum=0.5, eps=2.0, dtype="float64")
+    np.testing.assert_allclose(layer.forward(x), (x - x.mean(axis=0)) / np.sqrt(var + 2), rtol=1e-10)
+    np.testing.assert_allclose(layer.buffers[:7], 0.5 * x.mean(axis=0))
+    layer.freeze()
+    np.testing.assert_allclose(
+        (layer.forward(x), layer.backward(np.ones_like(x)))[1][0], 1 / np.sqrt(layer.buffers[7:] + 2), rtol=1e-10
+    )
+    layer = dd.nn.LayerNorm(7, eps=2.0, dtype="float64")
+    by_row = (x - x.mean(axis=1, keepdims=True)) / np.sqrt(x.var(axis=1, keepdims=True) + 2)
+    np.testing.assert_allclose(layer.forward(x), by_row, rtol=1e-10)
+
+
+def test_freeze_takes_whole_names():
+    model = dd.nn.Sequential(*[dd.nn.Linear(2, 2) for _ in range(11)])
+    assert model.freeze("1") == 6
+
+
+def test_min_delta_is_subtracted():
+    stop = dd.callbacks.EarlyStopping("loss", min_delta=0.5)
+    assert [stop.better({"loss": loss, "epoch": 1}) for loss in (2.0, 1.6, 1.4)] == [True, False, True]
+
+
+def test_an_optional_column_of_the_history_is_filled():
+    history = dd.History()
+    history.add({"loss": 1.0})
+    history.add({"loss": 0.5, "val_loss": 2.0})
+    assert history["val_loss"] == [None, 2.0]
+
+
+def test_a_checkpoint_carries_the_seed_and_the_epochs_to_go(problem, tmp_path):
+    trainer = trainer_of(mlp(), seed=4)
+    trainer.fit(problem, epochs=3, callbacks=[dd.callbacks.Checkpoint(tmp_path / "c", epochs=2)], progress=False)
+    other = trainer_of(mlp())
+    other.load_checkpoint(tmp_path / "c")
+    assert (other.seed, other.epoch) == (4, 2)
+    other.fit(problem, epochs=3, progress=False)
+    assert other.epoch == 3
+    np.testing.assert_array_equal(other.model.parameters, trainer.model.parameters)
