@@ -53,6 +53,8 @@ class _Monitor(Callback):
                 f"monitor: the history has no {self.monitor!r}; it has {', '.join(row)} (val_* needs validation data)"
             )
         value = row[self.monitor]
+        if math.isnan(value):
+            return False
         sign = -1.0 if self.monitor.endswith("accuracy") else 1.0
         if self.best is not None and not sign * value < sign * self.best - self.min_delta:
             return False
@@ -100,6 +102,8 @@ class EarlyStopping(_Monitor):
     def fit_ends(self, trainer):
         if trainer.stop_reason != "interrupted":  # an interrupted fit goes on later, from where it was
             _put_back(trainer.model, self.weights)
+            if self.waited >= self.patience:
+                self.waited = 0  # or the next fit with this object would end before it began
 
     def state(self):
         return {"best": self.best, "best_epoch": self.best_epoch, "waited": self.waited, "weights": self.weights}

@@ -55,10 +55,10 @@ def load_checkpoint(trainer, path):
         raise ValueError(
             f"{path}: a checkpoint of another model: {'; '.join(wrong) or 'its layers are in another order'}"
         )
-    trainer.model.parameters[...] = tensors["parameters"]
-    trainer.model.buffers[...] = tensors["buffers"]
     state = {name.removeprefix("optimizer."): a for name, a in tensors.items() if name.startswith("optimizer.")}
     trainer.optimizer.load_state(trainer.model, state, header["optimizer_updates"])
+    trainer.model.parameters[...] = tensors["parameters"]
+    trainer.model.buffers[...] = tensors["buffers"]
     for name in _COUNTERS:
         setattr(trainer, name, header["trainer"][name])
     trainer.history = History(header["history"])

@@ -3,6 +3,8 @@
 import difflib
 import inspect
 
+import numpy as np
+
 
 def suggestion(name, known):
     """Return " (did you mean 'x'?)" for the nearest known name, or an empty string."""
@@ -54,9 +56,29 @@ class Configured:
         for name, value in self.config.items():
             if defaults[name].kind is inspect.Parameter.VAR_POSITIONAL:
                 parts.extend(map(repr, value))
-            elif defaults[name].default is inspect.Parameter.empty or value != defaults[name].default:
+            elif not _same(value, defaults[name].default):
                 parts.append(f"{name}={value!r}")
         return f"{type(self).__name__}({', '.join(parts)})"
+
+
+def _same(value, default):
+    """Whether an argument is its default; an array never is."""
+    return (
+        value is default
+        or (np.ndim(value) == 0 == np.ndim(default) and bool(value == default))
+        or (isinstance(value, tuple) and isinstance(default, tuple) and value == default)
+    )
+
+
+def seed_number(name, value):
+    """Return `value` as an int that the generators take, 0 for None, or raise an error that names the argument."""
+    if value is None:
+        return 0
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise TypeError(f"{name}: expected an integer, got {value!r}")
+    if not 0 <= value < 2**64:
+        raise ValueError(f"{name}: expected an integer from 0 to 2**64 - 1, got {value}")
+    return int(value)
 
 
 def positive_integer(name, value):
@@ -70,9 +92,11 @@ def positive_integer(name, value):
 
 def real_in(name, value, low, high, include_low=True, include_high=True):
     """Return `value` as a float within the interval, or raise an error that names the argument."""
+    if isinstance(value, str | bytes | bool) or np.ndim(value):
+        raise TypeError(f"{name}: expected a number, got {value!r}")
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise TypeError(f"{name}: expected a number, got {value!r}") from None
     above = number >= low if include_low else number > low
     below = number <= high if include_high else number < high

@@ -19,6 +19,10 @@ class Loss(Configured):
         """The same, with memory for the gradient."""
         raise NotImplementedError
 
+    def correct(self, outputs, targets):
+        """Of a classifier: (rows that were classified rightly, rows that count)."""
+        return int(np.count_nonzero(outputs.argmax(axis=1) == targets)), len(targets)
+
     def weight_of(self, targets, sample_weight):
         """What a batch's mean loss weighs in the mean over several batches."""
         return float(len(targets) if sample_weight is None else np.sum(sample_weight))
@@ -55,10 +59,15 @@ class CrossEntropy(Loss):
             self.label_smoothing,
             self.smoothing,
             self._weights(outputs),
-            sample_weight,
+            _like("sample_weight", sample_weight, outputs),
             self.ignore_index,
             gradient,
         )
+
+    def correct(self, outputs, targets):
+        counted = targets != self.ignore_index
+        right = (outputs.argmax(axis=1) == targets) & counted
+        return int(np.count_nonzero(right)), int(np.count_nonzero(counted))
 
     def _weights(self, outputs):
         weight = self.class_weight
@@ -81,11 +90,25 @@ class BinaryCrossEntropy(Loss):
     the mean over the batch of 1/K times the sum over the classes."""
 
     def run(self, outputs, targets, sample_weight, gradient):
-        return kernels.binary_cross_entropy(outputs, targets, sample_weight, gradient)
+        if targets.ndim == 2 and targets.dtype.kind in "iub":
+            targets = targets.astype(outputs.dtype)  # one-hot rows; a vector of integers is labels
+        targets, weight = _like("targets", targets, outputs), _like("sample_weight", sample_weight, outputs)
+        return kernels.binary_cross_entropy(outputs, targets, weight, gradient)
 
 
 class MeanSquaredError(Loss):
     """Mean over all elements of (prediction - target)^2."""
 
     def run(self, outputs, targets, sample_weight, gradient):
-        return kernels.mean_squared_error(outputs, targets, sample_weight, gradient)
+        targets, weight = _like("targets", targets, outputs), _like("sample_weight", sample_weight, outputs)
+        return kernels.mean_squared_error(outputs, targets, weight, gradient)
+
+
+def _like(name, numbers, outputs):
+    """Floats (and integer weights) as an ndarray of the outputs' dtype, as the model's input is converted: once, here."""
+    if numbers is None or (type(numbers) is np.ndarray and numbers.dtype is outputs.dtype):
+        return numbers
+    a = np.asarray(numbers)
+    if a.dtype.kind not in "fiub":
+        raise TypeError(f"{name}: expected numbers, got {type(numbers).__name__} of dtype {a.dtype}")
+    return a if a.dtype.kind in "iu" and name == "targets" else a.astype(outputs.dtype)

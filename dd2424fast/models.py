@@ -1,5 +1,7 @@
 """Whole networks."""
 
+import numpy as np
+
 from .configuration import positive_integer, real_in
 from .nn import BatchNorm, Dropout, Linear, ReLU, Sequential
 
@@ -39,11 +41,14 @@ class MLP(Sequential):
         positive_integer("in_features", in_features)
         positive_integer("out_features", out_features)
         dropout = real_in("dropout", dropout, 0, 1, include_high=False)
-        if isinstance(hidden, int):
-            raise TypeError(f"hidden: expected a sequence of layer sizes such as ({hidden},), got {hidden}")
+        if not np.iterable(hidden) or isinstance(hidden, str):
+            like = f"({hidden},)" if hasattr(hidden, "__index__") else "(50,)"
+            raise TypeError(f"hidden: expected a sequence of layer sizes such as {like}, got {hidden!r}")
+        hidden = tuple(positive_integer(f"hidden[{i}]", width) for i, width in enumerate(hidden))
+        self.config["hidden"] = hidden
         layers, size = [], in_features
-        for i, width in enumerate(hidden):
-            layers.append(Linear(size, positive_integer(f"hidden[{i}]", width), init=init))
+        for width in hidden:
+            layers.append(Linear(size, width, init=init))
             if batch_norm:
                 layers.append(BatchNorm(width))
             layers.append(ReLU())

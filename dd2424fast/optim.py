@@ -64,6 +64,7 @@ class Optimizer(Configured):
 
     def _prepare(self, model):
         """Make the state vectors, and the table of which parameters move and decay."""
+        model.check_joined()
         parameters = model.parameters
         for name in self.state_names:
             if name not in self.state:
@@ -90,15 +91,15 @@ class Optimizer(Configured):
 
     def load_state(self, model, state, updates):
         """Take up state vectors that were saved."""
-        self.state = {}
-        if state:
-            self._prepare(model)
-        if set(state) != set(self.state):
-            raise ValueError(f"state: expected {sorted(self.state)}, got {sorted(state)}")
+        fresh = {name: self._initial(name, model.parameters) for name in self.state_names}
+        if state.keys() != fresh.keys() and (state or updates):
+            raise ValueError(f"state: expected {sorted(fresh)}, got {sorted(state)}")
         for name, vector in state.items():
-            if vector.shape != self.state[name].shape:
-                raise ValueError(f"state: {name} has shape {vector.shape}, expected {self.state[name].shape}")
-            self.state[name][...] = vector
+            if vector.shape != fresh[name].shape:
+                raise ValueError(f"state: {name} has shape {vector.shape}, expected {fresh[name].shape}")
+            fresh[name][...] = vector
+        self.state = fresh
+        self._parameters = None  # the table is made anew at the next update
         self.updates = updates
 
 

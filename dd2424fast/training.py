@@ -1,18 +1,21 @@
 """The training loop: one update, one evaluation, and the epochs around them."""
 
 import contextlib
+import itertools
 import math
 import signal
 import threading
 import time
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
 from . import kernels
 from .callbacks import Callback, Checkpoint
-from .configuration import Configured, positive_integer, real_in
+from .configuration import Configured, positive_integer, real_in, seed_number
 from .history import History
 from .losses import CrossEntropy, Loss
+from .nn import BatchNorm
 from .nn.module import AUGMENTATION, SHUFFLE, Module, generator
 from .optim import Optimizer
 
@@ -76,7 +79,7 @@ class Trainer(Configured):
             None if clip_value is None else real_in("clip_value", clip_value, 0, math.inf, include_low=False)
         )
         self.clip_norm = None if clip_norm is None else real_in("clip_norm", clip_norm, 0, math.inf, include_low=False)
-        self.seed = 0 if seed is None else seed
+        self.seed = seed_number("seed", seed)
         self.update = 0
         self.epoch = 0
         self.history = History()
@@ -118,6 +121,7 @@ class Trainer(Configured):
             raise ValueError("lengths: this model takes no sequences")
         if not model._busy.acquire(blocking=False):
             raise RuntimeError("step: this model is being trained by another thread")
+        before = None
         try:
             x = model._input(x)
             if not len(x):
@@ -134,6 +138,10 @@ class Trainer(Configured):
             self._outputs = outputs
             model._backward(gradient, work, False)
             self._apply(before, x)
+        except Exception:
+            if before is not None:  # the forward pass has moved the running statistics
+                model.buffers[...] = before
+            raise
         finally:
             model._busy.release()
         return loss
@@ -181,16 +189,23 @@ class Trainer(Configured):
         batch_size = positive_integer("batch_size", batch_size)
         total = weight = correct = rows = 0.0
         for x, y in _Batches(data, batch_size, None).of_epoch(0, 0):
+            if self._all_ignored(y):
+                continue
             outputs = self.model._forward(self.model._input(x), self.model._inference_work())
             loss, _ = self.loss(outputs, y)
             share = self.loss.weight_of(y, None)
             total, weight = total + loss * share, weight + share
             if self.loss.classifies:
-                correct += int(np.count_nonzero(outputs.argmax(axis=1) == y))
-                rows += len(y)
+                right, counted = self.loss.correct(outputs, y)
+                correct, rows = correct + right, rows + counted
         if not weight:
             raise ValueError("data: expected at least one row, got none")
         return {"loss": total / weight, **({"accuracy": correct / rows} if self.loss.classifies else {})}
+
+    def _all_ignored(self, y):
+        """Whether no row of a batch counts: it has no mean loss, and nothing to learn from."""
+        ignored = getattr(self.loss, "ignore_index", None)
+        return ignored is not None and bool(np.all(np.asarray(y) == ignored))
 
     # ---- epochs ----------------------------------------------------------------------------------------------------
 
@@ -217,7 +232,8 @@ class Trainer(Configured):
         validation : like `train`, optional
         epochs : int
         batch_size : int
-            The last batch of an epoch may be smaller.
+            The last batch of an epoch may be smaller. A single row left over goes into the batch before where a
+            batch normalisation is trained, since one row has no variance.
         callbacks : sequence of callbacks.Callback
         progress : bool
             A bar on a terminal, a line an epoch elsewhere; to standard error.
@@ -235,9 +251,9 @@ class Trainer(Configured):
         for i, callback in enumerate(callbacks):
             if not isinstance(callback, Callback):
                 raise TypeError(f"callbacks[{i}]: expected a Callback, got {type(callback).__name__}")
-        batches = _Batches(train, batch_size, self.seed if shuffle else None, check=True)
+        batches = _Batches(train, batch_size, self.seed if shuffle else None, True, self._fewest_rows(), "train")
         if validation is not None:
-            _Batches(validation, batch_size, None, check=True)
+            _Batches(validation, batch_size, None, True, name="validation")
         # A checkpoint holds the other callbacks' states too: it must be taken after they have seen the epoch.
         callbacks = sorted(callbacks, key=lambda callback: isinstance(callback, Checkpoint))
         if self._first_epoch is None:
@@ -254,11 +270,15 @@ class Trainer(Configured):
                 if self.stop_reason == "interrupted":
                     self._callback_states = self.callback_states()
                 else:
-                    self._first_epoch = None
+                    self._first_epoch = self._progress = None
             finally:
                 for callback in callbacks:
                     callback.fit_ends(self)
         return self.history
+
+    def _fewest_rows(self):
+        normalised = any(isinstance(module, BatchNorm) and not module.frozen for _, module in self.model.modules())
+        return 2 if normalised else 1
 
     def _one_epoch(self, batches, validation, callbacks, augment, report):
         started = time.perf_counter()
@@ -267,11 +287,14 @@ class Trainer(Configured):
         for x, y in batches.of_epoch(self.epoch, done):
             if augment is not None:
                 x = augment(x, kernels.stream_key(self.seed, AUGMENTATION << 32, self.update))
+            if self._all_ignored(y):
+                done += 1
+                continue
             loss = self.step(x, y)
             share = self.loss.weight_of(y, None)
-            done, total, weight, rows = done + 1, total + loss * share, weight + share, rows + len(y)
-            if self.loss.classifies:
-                correct += int(np.count_nonzero(self._outputs.argmax(axis=1) == y))
+            right, counted = self.loss.correct(self._outputs, y) if self.loss.classifies else (0, len(y))
+            done, total, weight = done + 1, total + loss * share, weight + share
+            correct, rows = correct + right, rows + counted
             self._progress = done, total, correct, weight, rows
             report.update(loss)
             for callback in callbacks:
@@ -318,35 +341,51 @@ class Trainer(Configured):
         load_checkpoint(self, path)
 
     def _restore_callbacks(self, callbacks):
-        for i, callback in enumerate(callbacks):
-            state = self._callback_states.get(f"{i}.{type(callback).__name__}")
+        for key, callback in zip(_keys(callbacks), callbacks, strict=True):
+            state = self._callback_states.get(key)
             if state is not None:
                 callback.load_state(state)
         self._callbacks = tuple(callbacks)
         self._callback_states = {}
 
     def callback_states(self):
-        """The running fit's callbacks' states, by place and class."""
-        return {f"{i}.{type(callback).__name__}": callback.state() for i, callback in enumerate(self._callbacks)}
+        """The running fit's callbacks' states, by class and place among those of one class."""
+        return {key: callback.state() for key, callback in zip(_keys(self._callbacks), self._callbacks, strict=True)}
+
+
+def _keys(callbacks):
+    kinds = [type(callback).__name__ for callback in callbacks]
+    return [f"{kinds[:i].count(kind)}.{kind}" for i, kind in enumerate(kinds)]
 
 
 class _Batches:
     """Batches of (x, y): arrays cut up in an order that is a pure function of (seed, epoch),
     or an iterable taken as it comes."""
 
-    def __init__(self, data, batch_size, seed, check=False):
-        self.batch_size, self.seed = batch_size, seed
+    def __init__(self, data, batch_size, seed, check=False, fewest=1, name="data"):
+        self.batch_size, self.seed, self.fewest = batch_size, seed, fewest
         self.arrays = None
         if isinstance(data, tuple | list) and len(data) == 2 and not isinstance(data[0], tuple):
             x, y = np.asarray(data[0]), np.asarray(data[1])
+            if not x.ndim or not y.ndim:
+                raise ValueError(f"{name}: expected arrays (x, y) of rows, got shapes {x.shape} and {y.shape}")
             if len(x) != len(y):
                 raise ValueError(f"y: expected {len(x)} rows like x, got {len(y)}")
             if not len(x):
                 raise ValueError(f"x: expected at least one row, got shape {x.shape}")
-            if check and x.dtype.kind == "f" and not kernels.all_finite(x):
+            if x.ndim == 2 and min(len(x), batch_size) < fewest:
+                what, got = ("x", f"shape {x.shape}") if len(x) < fewest else ("batch_size", batch_size)
+                raise ValueError(f"{what}: expected at least 2 rows a batch for batch normalisation, got {got}")
+            if check and x.dtype.kind == "f" and not _all_finite(x):
                 first = tuple(int(i) for i in np.argwhere(~np.isfinite(x))[0])
                 raise ValueError(f"x: expected finite numbers, got {x[first]} at {first}")
             self.arrays = x, y
+        elif isinstance(data, np.ndarray | str | bytes | Mapping) or not isinstance(data, Iterable):
+            raise TypeError(f"{name}: expected (x, y) or an iterable of such batches, got {type(data).__name__}")
+        elif isinstance(data, tuple) and data and isinstance(data[0], np.ndarray):
+            raise ValueError(
+                f"{name}: expected (x, y) or an iterable of such batches, got a tuple of {len(data)} arrays"
+            )
         elif iter(data) is data:
             raise TypeError(
                 "data: expected (x, y) or an iterable that can be walked again every epoch, got a one-way iterator"
@@ -356,8 +395,16 @@ class _Batches:
 
     def __len__(self):
         if self.arrays is not None:
-            return -(-len(self.arrays[0]) // self.batch_size)
+            return len(self._starts(0)) - 1
         return len(self.iterable) if hasattr(self.iterable, "__len__") else 0
+
+    def _starts(self, skip):
+        """Where the batches from the `skip`-th on begin, and where the last one ends."""
+        n = len(self.arrays[0])
+        starts = list(range(0, n, self.batch_size))
+        if len(starts) > 1 and n - starts[-1] < self.fewest:
+            starts.pop()
+        return [*starts[skip:], n]
 
     def of_epoch(self, epoch, skip):
         """Yield the epoch's batches from the `skip`-th on."""
@@ -368,9 +415,14 @@ class _Batches:
             return
         x, y = self.arrays
         order = None if self.seed is None else generator(self.seed, SHUFFLE, epoch).permutation(len(x))
-        for start in range(skip * self.batch_size, len(x), self.batch_size):
-            rows = slice(start, start + self.batch_size)
+        for start, stop in itertools.pairwise(self._starts(skip)):
+            rows = slice(start, stop)
             yield (x[rows], y[rows]) if order is None else (x[order[rows]], y[order[rows]])
+
+
+def _all_finite(x):
+    native = x.dtype in (np.dtype("float32"), np.dtype("float64"))
+    return kernels.all_finite(x) if native else bool(np.isfinite(x).all())
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ cdef dict KNOWN = ACTIVATIONS
 
 def check_activation_forward(z, activation, out=None):
     cdef cnp.ndarray inputs = _real("z", z, None)
-    if activation not in KNOWN:
+    if type(activation) is not str or activation not in KNOWN:
         check_activation(activation)
     return inputs, activation, _result(out, inputs, "z", z, None, None)
 
@@ -20,7 +20,7 @@ def check_activation_forward(z, activation, out=None):
 def check_activation_backward(dy, saved, activation, out=None):
     cdef cnp.ndarray gradient = _real("dy", dy, None)
     cdef cnp.ndarray kept = _real("saved", saved, gradient)
-    if activation not in KNOWN:
+    if type(activation) is not str or activation not in KNOWN:
         check_activation(activation)
     return gradient, kept, activation, _result(out, gradient, "dy", dy, "saved", kept)
 

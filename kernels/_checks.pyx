@@ -158,6 +158,8 @@ def check_activation(activation, fused=False):
     known = [name for name in ACTIVATIONS if name != "gelu" or not fused]
     if activation not in known:
         raise ValueError(f"activation: expected one of {', '.join(known)}, got {activation!r}")
+    if type(activation) is not str:
+        raise TypeError(f"activation: expected a str, got {type(activation).__name__}")
     return activation
 
 
@@ -169,7 +171,7 @@ def check_linear_forward(x, W, b=None, activation="identity", out=None):
     inputs = real_matrix("x", x, -1, cnp.PyArray_DIM(weights, 0), t)
     if b is not None:
         b = real_vector("b", b, cnp.PyArray_DIM(weights, 1), t)
-    if activation not in ACTIVATIONS or activation == "gelu":
+    if type(activation) is not str or activation not in ACTIVATIONS or activation == "gelu":
         check_activation(activation, True)
     if out is None:
         y = np.empty((cnp.PyArray_DIM(inputs, 0), cnp.PyArray_DIM(weights, 1)), weights.dtype)

@@ -72,7 +72,7 @@ def check_batch_norm_forward(
     running_mean = updated_vector("running_mean", running_mean, C, t)
     running_var = updated_vector("running_var", running_var, C, t)
     cdef double m = small_number("momentum", momentum, 1), e = small_number("eps", eps, 1e300)
-    if activation not in ACTIVATIONS or activation == "gelu":
+    if type(activation) is not str or activation not in ACTIVATIONS or activation == "gelu":
         check_activation(activation, True)
     out = matrix_result("out", out, N, C, t)
     mean = vector_result("mean", mean, C, t)
@@ -91,7 +91,7 @@ def check_batch_norm_inference(x, gamma, beta, running_mean, running_var, eps=1e
     running_mean = real_vector("running_mean", running_mean, C, t)
     running_var = real_vector("running_var", running_var, C, t)
     cdef double e = small_number("eps", eps, 1e300)
-    if activation not in ACTIVATIONS or activation == "gelu":
+    if type(activation) is not str or activation not in ACTIVATIONS or activation == "gelu":
         check_activation(activation, True)
     out = matrix_result("out", out, N, C, t)
     all_apart(("out", "x", "gamma", "beta", "running_mean", "running_var"),

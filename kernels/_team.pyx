@@ -37,9 +37,9 @@ def set_num_threads(n):
     Raises ValueError where n is not a positive integer. Without OpenMP the number stays 1.
     """
     global allowed
-    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+    if isinstance(n, bool) or not hasattr(n, "__index__") or n < 1:
         raise ValueError(f"n: expected a number of threads of at least 1, got {n!r}")
-    allowed = min(<int> n, 1024) if HAS_OPENMP else 1
+    allowed = min(n, 1024) if HAS_OPENMP else 1
 
 
 def get_num_threads():

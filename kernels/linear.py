@@ -132,7 +132,17 @@ def _check_pack(b, out=None):
         out = PackedMatrix(np.empty(size, b.dtype), b.shape)
     elif not isinstance(out, PackedMatrix) or out.shape != b.shape or out.dtype != b.dtype:
         raise ValueError(f"out: expected a PackedMatrix of shape {b.shape} and dtype {b.dtype}, got {out!r}")
+    _check_panels("out", out, True)
     return b, out
+
+
+def _check_panels(name, packed, writable=False):
+    """A PackedMatrix can be made by hand: compiled code must not run past its panels."""
+    lanes = _FAST[packed.dtype.char].lanes() if packed.dtype.char in _FAST else 1
+    K, N = packed.shape
+    array(f"{name}.panels", packed.panels, (K * -(-N // lanes) * lanes,), None, writable)
+    if not packed.panels.flags.c_contiguous or not packed.panels.flags.aligned:
+        raise ValueError(f"{name}.panels: expected an aligned C-contiguous array")
 
 
 def _pack_fast(b, out):
@@ -162,6 +172,7 @@ def matmul_packed(a, packed, out=None):
 def _check_matmul_packed(a, packed, out=None):
     if not isinstance(packed, PackedMatrix):
         raise TypeError(f"packed: expected a PackedMatrix made by pack(), got {type(packed).__name__}")
+    _check_panels("packed", packed)
     a = array("a", a, (None, packed.shape[0]), packed.dtype)
     out = result("out", out, (a.shape[0], packed.shape[1]), a.dtype)
     disjoint("out", out, "a", a)

@@ -1,5 +1,6 @@
 """Layers of feed-forward networks."""
 
+import math
 from functools import partial
 
 import numpy as np
@@ -160,7 +161,7 @@ class Flatten(Module):
     def _forward(self, x, work):
         if work.training:
             work.saved[self] = x.shape
-        return x.reshape(x.shape[0], -1)
+        return x.reshape(x.shape[0], math.prod(x.shape[1:]))
 
     def _backward(self, dy, work, need_dx):
         return dy.reshape(work.saved[self])
@@ -177,12 +178,11 @@ class Dropout(Module):
     def __init__(self, p=0.5, *, dtype="float32", seed=None):
         super().__init__(dtype=dtype, seed=seed)
         self.p = real_in("p", p, 0, 1, include_high=False)
-        self._stream = 0  # set by the container: the layer's place in its model
 
     def _forward(self, x, work):
         if not work.training or self.p == 0:
             return x
-        key = kernels.stream_key(work.seed, (DROPOUT << 32) + self._stream, work.update)
+        key = kernels.stream_key(work.seed, (DROPOUT << 32) + self._place, work.update)
         work.saved[self] = key
         return kernels.dropout(x, self.p, key, work.array(self, "y", x.shape, self.dtype))
 

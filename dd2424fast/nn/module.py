@@ -2,10 +2,11 @@
 
 import operator
 import threading
+from collections.abc import Mapping
 
 import numpy as np
 
-from ..configuration import Configured
+from ..configuration import Configured, positive_integer
 
 # Pseudo-random streams under one seed: what is drawn for one purpose never repeats what is drawn for another.
 INITIAL_WEIGHTS, DROPOUT, SHUFFLE, AUGMENTATION = range(4)
@@ -110,6 +111,26 @@ class Workspace:
         return view
 
 
+def _float_type(dtype):
+    try:
+        known = dtype is not None and np.dtype(dtype) in (np.dtype("float32"), np.dtype("float64"))
+    except TypeError:
+        known = False
+    if not known:
+        raise ValueError(f"dtype: expected 'float32' or 'float64', got {dtype!r}")
+    return np.dtype(dtype)
+
+
+class _Pass(threading.local):
+    """The workspace of the pass through a whole model that is under way in this thread, if any. Layers that a user's
+    `forward` calls take their mode, and dropout its key, from it."""
+
+    work = None
+
+
+_pass = _Pass()
+
+
 class _ParameterView:
     """Class attribute through which `layer.weight` reads the view, and `layer.weight = a` copies into it."""
 
@@ -130,6 +151,9 @@ class _ParameterView:
         if np.shape(value) != target.shape:
             raise ValueError(f"{self.name}: expected shape {target.shape}, got {np.shape(value)}")
         target[...] = value
+
+
+_VIEW = _ParameterView("", "value")
 
 
 class Module(Configured):
@@ -160,16 +184,26 @@ class Module(Configured):
     """
 
     def __init__(self, *, dtype="float32", seed=None):
-        self.dtype = np.dtype(dtype)
-        if self.dtype not in (np.dtype("float32"), np.dtype("float64")):
-            raise ValueError(f"dtype: expected 'float32' or 'float64', got {dtype!r}")
+        self.dtype = _float_type(dtype)
         if seed is not None and (isinstance(seed, bool) or not hasattr(seed, "__index__") or seed < 0):
             raise ValueError(f"seed: expected None or an integer of at least 0, got {seed!r}")
         self.seed = seed
-        self.training = True
+        self._training = True
         self._own = {}
         self._own_buffers = {}
         self._forget()
+
+    @property
+    def training(self):
+        """Whether `forward` acts as in training; `train()` and `eval()` set it, a pass of the trainer or of `predict`
+        decides by itself."""
+        return self._training if _pass.work is None else _pass.work.training
+
+    @training.setter
+    def training(self, value):
+        self._training = bool(value)
+
+    _place = 0  # in the model: dropout layers of one model draw from different streams
 
     def _forget(self):
         """Drop what can be rebuilt: the flat vectors and the workspaces."""
@@ -197,9 +231,15 @@ class Module(Configured):
         """
         if name in self._own or name in self._own_buffers:
             raise ValueError(f"name: {type(self).__name__} already has a parameter {name!r}")
+        for attribute in (name, f"d{name}"):
+            if attribute in vars(self) or not isinstance(getattr(type(self), attribute, _VIEW), _ParameterView):
+                raise ValueError(f"name: {type(self).__name__} already has an attribute {attribute!r}")
+        if f"d{name}" in self._own or any(name == f"d{other}" for other in self._own):
+            raise ValueError(f"name: {name!r} and a parameter's gradient would have one name")
         value = self._draw(init, shape, generator(self.seed, INITIAL_WEIGHTS, len(self._own)))
         decays = len(shape) >= 2 if decays is None else decays
         self._own[name] = Parameter(name, value, init, decays, transposed)
+        self._flat = None  # laid without it
         self._show(name, name, "value")
         self._show(f"d{name}", name, "gradient")
 
@@ -241,6 +281,8 @@ class Module(Configured):
         vectors of the modules inside become slices of this module's.
         """
         parameters = [parameter for _, parameter in self.named_parameters()]
+        if len({id(parameter) for parameter in parameters}) < len(parameters):
+            raise ValueError("layers: the same layer appears twice; make a second one")
         buffers = [(module, name) for _, module in self.modules() for name in module._own_buffers]
         size = sum(parameter.value.size for parameter in parameters)
         flat = aligned(size, self.dtype), aligned(size, self.dtype)
@@ -261,6 +303,22 @@ class Module(Configured):
             module._own_buffers[name] = view
             start += old.size
         self._assign(*flat, kept, 0, 0)
+        for i, (_, module) in enumerate(self.modules()):
+            module._place = max(i - 1, 0)
+        Parameter.changes += 1
+
+    def check_joined(self):
+        """Raise ValueError where a parameter is no view of the flat vector, so that training would not reach it."""
+        start, item = self.parameters.ctypes.data, self.dtype.itemsize
+        for path, parameter in self.named_parameters():
+            if parameter.value.ctypes.data != start and parameter.value.size:
+                raise ValueError(
+                    f"model: {path} is not in the model's flat vector, since its layer was replaced by assignment or "
+                    "belongs to another model too; call join() on the outermost model"
+                )
+            start += item * parameter.value.size
+        if start != self.parameters.ctypes.data + item * self.parameters.size:
+            raise ValueError("model: a layer was taken away; call join() on the outermost model")
 
     def _assign(self, values, gradients, buffers, first, first_buffer):
         """Hand this module and those inside their slices, from `first` on; returns where they end."""
@@ -334,6 +392,8 @@ class Module(Configured):
         """
         self._defined("_forward", "forward")
         work = self._training_work() if self.training else self._inference_work()
+        if _pass.work is not None:
+            work.seed, work.update = _pass.work.seed, _pass.work.update
         return np.array(self._forward(self._input(x), work))
 
     def backward(self, dy, accumulate=False):
@@ -358,11 +418,11 @@ class Module(Configured):
     def _forward(self, x, work):
         """The pass itself: x is checked; the result may be a buffer of `work`.
         Calls `forward` of a layer that defines only that."""
-        before, self.training = self.training, work.training
+        before, _pass.work = _pass.work, work
         try:
             return self.forward(x)
         finally:
-            self.training = before
+            _pass.work = before
 
     def _backward(self, dy, work, need_dx):
         """The backward pass itself: may overwrite dy; the result may be a buffer of `work`."""
@@ -377,7 +437,12 @@ class Module(Configured):
         return x
 
     def _converted(self, x):
-        a = np.asarray(x)
+        if isinstance(x, np.ma.MaskedArray) and np.ma.is_masked(x):
+            raise TypeError("x: expected an array without masked entries; fill them first")
+        try:
+            a = np.asarray(x)
+        except ValueError as error:
+            raise ValueError(f"x: expected an array of numbers, got {type(x).__name__} of uneven rows") from error
         if a.dtype.kind not in "fiub":
             raise TypeError(f"x: expected numbers, got {type(x).__name__} of dtype {a.dtype}")
         return a.astype(self.dtype, order="C", copy=False)
@@ -399,7 +464,7 @@ class Module(Configured):
     def predict(self, x, batch_size=1024):
         """The module's output in evaluation mode, batch by batch, whatever the mode;
         leaves the training state alone."""
-        x = self._input(x)
+        batch_size, x = positive_integer("batch_size", batch_size), self._input(x)
         work = self._inference_work()
         parts = [np.array(self._forward(x[i : i + batch_size], work)) for i in range(0, max(len(x), 1), batch_size)]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
@@ -455,6 +520,8 @@ class Module(Configured):
         ValueError
             Names are missing, unexpected, or arrays have another shape; all of them are listed.
         """
+        if not isinstance(state, Mapping) or not all(isinstance(name, str) for name in state):
+            raise TypeError(f"state: expected a mapping from name to array, got {type(state).__name__}")
         entries = {path: (a, transposed) for path, a, transposed in self._entries()}
         given = {name: _as_array(value) for name, value in state.items() if not name.endswith("num_batches_tracked")}
         problems = []
@@ -464,6 +531,8 @@ class Module(Configured):
         for name in entries.keys() & given.keys():
             a, transposed = entries[name]
             expected = a.shape[::-1] if transposed else a.shape
+            if given[name].dtype.kind not in "fiub":
+                problems.append(f"{name} has dtype {given[name].dtype}, expected numbers")
             if given[name].shape != expected:
                 problems.append(f"{name} has shape {given[name].shape}, expected {expected}")
         if problems:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from .layers import Dropout, _Elementwise
+from .layers import _Elementwise
 from .module import Module
 
 
@@ -31,7 +31,7 @@ class Sequential(Module):
             owners = [layer for layer in layers if any(True for _ in layer.named_parameters())]
             dtype = (owners or layers)[0].dtype if layers else "float32"
         super().__init__(dtype=dtype, seed=seed)
-        self.layers = list(layers)
+        self.layers = tuple(layers)  # replace one by `model[i] = layer`, which lays the flat vectors anew
         for _, module in self.modules():
             _convert(module, self.dtype)
         if seed is not None:
@@ -57,7 +57,11 @@ class Sequential(Module):
             raise TypeError(f"layer: expected a Module, got {type(layer).__name__}")
         for _, module in layer.modules():
             _convert(module, self.dtype)
-        self.layers[i] = layer
+        if any(layer is module for _, module in self.modules()):
+            raise ValueError("layer: it is in this model already; make a second one")
+        layers = list(self.layers)
+        layers[i] = layer
+        self.layers = tuple(layers)
         self.edited = True  # its constructor's arguments no longer describe it: a file lists the layers instead
         self._forget()
         self.join()
@@ -70,8 +74,6 @@ class Sequential(Module):
                 self._stages[-1] = (before, layer.activation)
             else:
                 self._stages.append((layer, None))
-            if isinstance(layer, Dropout):
-                layer._stream = i
 
     def _check_shape(self, x):
         if self.layers:

@@ -9,13 +9,14 @@ from .module import Module
 def _description(value, path):
     """A constructor argument as JSON: numbers, text, lists of them, and modules as {"class", "arguments"}."""
     if isinstance(value, Module):
-        config = {"layers": tuple(value.layers)} if getattr(value, "edited", False) else value.config
+        edited = {"layers": tuple(value.layers), "dtype": value.dtype} if getattr(value, "edited", False) else None
+        config = edited or value.config
         kind = "Sequential" if getattr(value, "edited", False) else type(value).__name__
         return {"class": kind, "arguments": {name: _description(v, f"{path}.{name}") for name, v in config.items()}}
     if isinstance(value, tuple | list):
         return [_description(item, f"{path}[{i}]") for i, item in enumerate(value)]
-    if isinstance(value, np.generic):
-        return value.item()
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, np.dtype | type):

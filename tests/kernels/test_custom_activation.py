@@ -2,8 +2,6 @@ import copy
 import math
 import os
 import pickle
-import subprocess
-import sys
 
 import numba
 import numpy as np
@@ -260,20 +258,3 @@ def test_identity_follows_what_is_called_and_gives_up_where_it_cannot():
     assert module._identity(recursive) is None
     assert module._identity(lambda z, k=1: z) != module._identity(lambda z, k=2: z)
     assert module._identity(lambda z: z if z > 0 else z * 2) != module._identity(lambda z: z if z > 0 else z * 3)
-
-
-def test_a_compiled_function_whose_module_is_gone_is_compiled_anew(tmp_path):
-    """What one program compiled is found by another that has the same function in a module of another name."""
-    (tmp_path / "first.py").write_text("def f(z):\n    return z * 0.25\n\ndef slope(z):\n    return 0.25\n")
-    code = (
-        "import numpy as np; from {} import f, slope; from dd2424fast.kernels import custom_activation;"
-        "print(custom_activation(f, slope).forward(np.array([8.0])))"
-    )
-    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path / "cache"), "PYTHONPATH": str(tmp_path)}
-    for module in ("first", "second"):
-        done = subprocess.run(
-            [sys.executable, "-c", code.format(module)], env=environment, capture_output=True, text=True, check=False
-        )
-        assert (done.stdout, done.returncode) == ("[2.]\n", 0), done.stderr
-        if module == "first":
-            (tmp_path / "first.py").rename(tmp_path / "second.py")

@@ -135,3 +135,19 @@ def test_other_functions_keep_numbas_own_cache():
     jit.kernel_jit(lambda x: x)(1.0)
     assert numba.config.CACHE_DIR == before
     assert not isinstance(numba.njit(lambda x: x)._cache, jit._Cache)
+
+
+@compiled
+def test_code_from_a_module_that_is_gone_is_compiled_anew(tmp_path, monkeypatch):
+    """Two modules with one function between them share an entry, and it names the module that compiled it."""
+    monkeypatch.setattr(jit, "cache_folder", lambda: tmp_path)
+
+    def fresh():
+        return jit.kernel_jit(lambda x: x + 1, identity=lambda: "test")
+
+    def gone(content):
+        raise ModuleNotFoundError("No module named 'strategies'")
+
+    assert fresh()(1.0) == 2.0
+    monkeypatch.setattr(jit.pickle, "loads", gone)
+    assert fresh()(1.0) == 2.0

@@ -223,3 +223,15 @@ def test_pack_checks():
     again = kernels.pack(b)
     assert kernels.pack(2 * b, again) is again
     np.testing.assert_array_equal(again.unpack(), 2 * b)
+
+
+def test_a_packed_matrix_made_by_hand_is_checked():
+    a = np.ones((2, 3), "float32")
+    for panels in (np.ones(1, "float32"), np.ones(400, "float32")[::2], np.ones(200, ">f4")):
+        with pytest.raises((TypeError, ValueError), match=r"packed.panels: expected|a: expected"):
+            kernels.matmul_packed(a, kernels.PackedMatrix(panels, (3, 50)))
+
+
+def test_an_activation_that_is_no_str_is_named():
+    with pytest.raises((TypeError, ValueError), match="activation: expected"):
+        kernels.linear_forward(np.ones((2, 3)), np.ones((3, 2)), None, ["relu"])
