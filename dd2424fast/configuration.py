@@ -2,6 +2,9 @@
 
 import difflib
 import inspect
+import math
+import numbers
+import operator
 
 import numpy as np
 
@@ -72,35 +75,47 @@ def _same(value, default):
 
 def seed_number(name, value):
     """Return `value` as an int that the generators take, 0 for None, or raise an error that names the argument."""
-    if value is None:
-        return 0
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise TypeError(f"{name}: expected an integer, got {value!r}")
-    if not 0 <= value < 2**64:
-        raise ValueError(f"{name}: expected an integer from 0 to 2**64 - 1, got {value}")
-    return int(value)
+    return 0 if value is None else integer_in(name, value, 0, 2**64 - 1)
+
+
+def integer_in(name, value, low, high=2**63 - 1):
+    """Return `value` as an int within the interval, or raise an error that names the argument."""
+    expected = f"an integer of at least {low}" if high == 2**63 - 1 else f"an integer from {low} to {high}"
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name}: expected {expected}, got {value!r}") from None
+    if not low <= number <= high:
+        raise ValueError(f"{name}: expected {expected}, got {value}")
+    return number
 
 
 def positive_integer(name, value):
     """Return `value` as an int of at least 1, or raise an error that names the argument."""
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise TypeError(f"{name}: expected an integer of at least 1, got {value!r}")
-    if value < 1:
-        raise ValueError(f"{name}: expected an integer of at least 1, got {value}")
-    return int(value)
+    return integer_in(name, value, 1)
 
 
 def real_in(name, value, low, high, include_low=True, include_high=True):
     """Return `value` as a float within the interval, or raise an error that names the argument."""
-    if isinstance(value, str | bytes | bool) or np.ndim(value):
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name}: expected a number, got {value!r}")
     try:
         number = float(value)
-    except (TypeError, ValueError, OverflowError):
-        raise TypeError(f"{name}: expected a number, got {value!r}") from None
+    except OverflowError:  # an int that no float holds
+        number = math.nan
     above = number >= low if include_low else number > low
     below = number <= high if include_high else number < high
     if not (above and below):
         interval = f"{'[' if include_low else '('}{low:g}, {high:g}{']' if include_high else ')'}"
         raise ValueError(f"{name}: expected a number in {interval}, got {value!r}")
     return number
+
+
+def array_of(name, value):
+    """Return `value` as an ndarray, or raise an error that names the argument."""
+    try:
+        return np.asarray(value)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name}: expected an array, got {type(value).__name__} ({error})") from None

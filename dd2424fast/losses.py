@@ -3,7 +3,7 @@
 import numpy as np
 
 from . import kernels
-from .configuration import Configured, real_in
+from .configuration import Configured, array_of, integer_in, real_in
 
 
 class Loss(Configured):
@@ -49,8 +49,8 @@ class CrossEntropy(Loss):
         if smoothing not in ("uniform", "others"):
             raise ValueError(f"smoothing: expected 'uniform' or 'others', got {smoothing!r}")
         self.smoothing = smoothing
-        self.class_weight = None if class_weight is None else np.asarray(class_weight, dtype=np.float64)
-        self.ignore_index = int(ignore_index)
+        self.class_weight = None if class_weight is None else _class_weight(class_weight)
+        self.ignore_index = integer_in("ignore_index", ignore_index, -(2**63))
 
     def run(self, outputs, targets, sample_weight, gradient):
         return kernels.softmax_cross_entropy(
@@ -83,6 +83,15 @@ class CrossEntropy(Loss):
         if self.class_weight is not None:
             weight = weight * self.class_weight[np.where(counted, targets, 0)]
         return float(weight[counted].sum())
+
+
+def _class_weight(weight):
+    a = array_of("class_weight", weight)
+    if a.dtype.kind not in "fiu":
+        raise TypeError(f"class_weight: expected numbers, got {weight!r}")
+    if a.ndim != 1 or not (np.isfinite(a) & (a >= 0)).all():
+        raise ValueError(f"class_weight: expected finite numbers of at least 0, one a class, got {weight!r}")
+    return a.astype(np.float64)
 
 
 class BinaryCrossEntropy(Loss):

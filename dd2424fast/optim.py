@@ -51,7 +51,11 @@ class Optimizer(Configured):
         if self._parameters is not parameters or self._changes != Parameter.changes:
             self._prepare(model)
         self.updates += 1
-        self._update(parameters, gradients, self.lr if lr is None else lr)
+        try:
+            self._update(parameters, gradients, self.lr if lr is None else lr)
+        except BaseException:
+            self.updates -= 1
+            raise
 
     def _update(self, parameters, gradients, lr):
         raise NotImplementedError

@@ -4,6 +4,7 @@ All lengths are in updates. A schedule holds no state, so a resumed training nee
 """
 
 import math
+import sys
 
 from .configuration import Configured, positive_integer, real_in
 
@@ -19,6 +20,14 @@ def _rate(name, value):
     return real_in(name, value, 0, math.inf, include_high=False)
 
 
+def _grown(lr, factor, times):
+    """lr * factor^times, at most the largest float."""
+    try:
+        return min(lr * factor**times, sys.float_info.max) if lr else 0.0
+    except OverflowError:
+        return sys.float_info.max
+
+
 class Step(Schedule):
     """lr * factor^floor(update / every)."""
 
@@ -28,7 +37,7 @@ class Step(Schedule):
         self.factor = _rate("factor", factor)
 
     def __call__(self, update):
-        return self.lr * self.factor ** (update // self.every)
+        return _grown(self.lr, self.factor, update // self.every)
 
 
 class Exponential(Schedule):
@@ -39,7 +48,7 @@ class Exponential(Schedule):
         self.factor = _rate("factor", factor)
 
     def __call__(self, update):
-        return self.lr * self.factor**update
+        return _grown(self.lr, self.factor, update)
 
 
 class Cosine(Schedule):

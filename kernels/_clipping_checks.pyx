@@ -33,7 +33,10 @@ cdef object positive(str name, object x):
         raise TypeError(f"{name}: expected a number, got {type(x).__name__}")
     if not x > 0:
         raise ValueError(f"{name}: expected a number above 0, got {x!r}")
-    return float(x)
+    try:
+        return float(x)
+    except OverflowError:  # an int that no double holds
+        raise ValueError(f"{name}: expected a number that float64 holds, got {x}") from None
 
 
 def check_global_norm(gradients, segments=None):

@@ -123,7 +123,7 @@ cdef int64_t _whole(str name, x) except? -1:
 cdef object _number(str name, x):
     if isinstance(x, bool) or not isinstance(x, (int, float, np.integer, np.floating)):
         raise TypeError(f"{name}: expected a number, got {type(x).__name__}")
-    return float(x)
+    return float(x) if 0 <= x <= 1 else x  # float() refuses an int that no double holds
 
 
 cdef cnp.ndarray _labels(str name, x, Py_ssize_t N, Py_ssize_t K, int64_t ignored):

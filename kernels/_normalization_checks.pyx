@@ -1,6 +1,6 @@
 # cython: language_level=3
 """Checks of the normalisation kernels, compiled because every training update calls them."""
-from libc.math cimport isfinite
+from libc.math cimport INFINITY, isfinite
 
 cimport numpy as cnp
 
@@ -54,6 +54,8 @@ cdef double small_number(str name, object value, double highest) except? -1:
         v = value
     except TypeError:
         raise TypeError(f"{name}: expected a number, got {type(value).__name__}") from None
+    except OverflowError:  # an int that no double holds
+        v = INFINITY
     if not (isfinite(v) and 0 <= v <= highest):
         raise ValueError(f"{name}: expected a finite number from 0{' to 1' if highest == 1 else ''}, got {value}")
     return v

@@ -1,5 +1,7 @@
 # cython: language_level=3
 """Checks of the optimizers' arguments: every training update passes here, so they cost nanoseconds."""
+import math
+
 import numpy as np
 cimport numpy as cnp
 from libc.float cimport DBL_MAX
@@ -51,7 +53,10 @@ cdef object number(str name, object x, double highest=DBL_MAX):
     if type(x) is not float:
         if isinstance(x, (bool, np.bool_)) or not isinstance(x, (int, float, np.integer, np.floating)):
             raise TypeError(f"{name}: expected a number, got {type(x).__name__}")
-        x = float(x)
+        try:
+            x = float(x)
+        except OverflowError:  # an int that no double holds
+            x = math.inf
     if not 0 <= <double> x <= highest:
         expected = "a finite number of at least 0" if highest == DBL_MAX else "a number from 0 to below 1"
         raise ValueError(f"{name}: expected {expected}, got {x!r}")
@@ -61,8 +66,8 @@ cdef object number(str name, object x, double highest=DBL_MAX):
 cdef object update_number(object t):
     if type(t) is not int and (isinstance(t, bool) or not isinstance(t, (int, np.integer))):
         raise TypeError(f"t: expected an integer, got {type(t).__name__}")
-    if t < 1:
-        raise ValueError(f"t: expected the update's number, from 1 on, got {t}")
+    if not 1 <= t < 2**63:
+        raise ValueError(f"t: expected the update's number, from 1 to 2**63 - 1, got {t}")
     return t
 
 

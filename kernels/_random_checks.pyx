@@ -64,6 +64,8 @@ def check_dropout(x, p, key, out=None):
         probability = p
     except TypeError:
         raise TypeError(f"p: expected a number, got {type(p).__name__}") from None
+    except OverflowError:  # an int that no double holds
+        probability = 2
     if not 0 <= probability < 1:
         raise ValueError(f"p: expected a probability in [0, 1), got {p}")
     natural("key", key)

@@ -189,7 +189,19 @@ def adamw_update(
 
         w = w (1 - lr weight_decay)       then Adam's step without decay
 
-    Parameters, errors and traffic are those of `adam_update`.
+    Parameters
+    ----------
+    parameters, gradients, first_moment, second_moment, t, segments, lr, beta1, beta2, eps, weight_decay
+        As in `adam_update`; what it updates in place is updated here too.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in `sgd_update`.
+
+    Notes
+    -----
+    Moves 7 P items to and from memory.
 
     References
     ----------
@@ -230,7 +242,7 @@ def nadam_update(
     parameters, gradients, first_moment, second_moment, t, segments, lr, beta1, beta2, eps, weight_decay
         As in `adam_update`.
     mu_product : ndarray of shape (1,), float64
-        M_(t-1); becomes M_t. 1 before the first update.
+        M_(t-1); becomes M_t in place. 1 before the first update.
     momentum_decay : float
         At least 0.
 

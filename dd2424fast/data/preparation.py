@@ -143,7 +143,7 @@ class Standardizer:
         axes = axis if isinstance(axis, tuple) else (axis,)
         if not all(isinstance(a, int) and a >= 0 for a in axes) or 0 not in axes or len(set(axes)) < len(axes):
             raise ValueError(f"axis: expected different axes counted from the front, 0 among them, got {axis!r}")
-        if dtype not in ("float32", "float64", np.float32, np.float64):
+        if not isinstance(dtype, str | type | np.dtype) or dtype not in ("float32", "float64", np.float32, np.float64):
             raise ValueError(f"dtype: expected 'float32' or 'float64', got {dtype!r}")
         self.axis = tuple(sorted(axes))
         self.dtype = np.dtype(dtype)
