@@ -114,7 +114,7 @@ class MeanSquaredError(Loss):
 
 
 def _like(name, numbers, outputs):
-    """Floats (and integer weights) as an ndarray of the outputs' dtype, as the model's input is converted: once, here."""
+    """Floats (and integer weights) as an ndarray of the outputs' dtype: converted once, as the model's input is."""
     if numbers is None or (type(numbers) is np.ndarray and numbers.dtype is outputs.dtype):
         return numbers
     a = np.asarray(numbers)

@@ -192,7 +192,8 @@ def _spelt_out(value, scope=None):
     if isinstance(value, types.FunctionType):
         cells = tuple(cell.cell_contents for cell in value.__closure__ or ())
         # The module, too: compiled code looks it up by name when it is loaded.
-        return f"function({value.__module__}, {_spelt_out(value.__code__, value.__globals__)}, {_spelt_out((value.__defaults__, cells))})"
+        code = _spelt_out(value.__code__, value.__globals__)
+        return f"function({value.__module__}, {code}, {_spelt_out((value.__defaults__, cells))})"
     if isinstance(value, types.CodeType):
         names = [(name, _spelt_out(scope[name])) for name in value.co_names if name in scope]
         code = value.co_code.hex(), value.co_exceptiontable.hex(), value.co_names, value.co_freevars

@@ -111,7 +111,7 @@ def test_parameters_that_would_hide_something_are_refused():
                 self.add(name, (2,), np.zeros)
 
     for names in (["type"], ["w", "dw"], ["dw", "w"], ["forward"], ["training"]):
-        with pytest.raises(ValueError, match="^name: "):
+        with pytest.raises(ValueError, match=r"^name: "):
             Bad(*names)
 
 
@@ -332,3 +332,16 @@ def test_a_checkpoint_carries_the_seed_and_the_epochs_to_go(problem, tmp_path):
     other.fit(problem, epochs=3, progress=False)
     assert other.epoch == 3
     np.testing.assert_array_equal(other.model.parameters, trainer.model.parameters)
+
+
+def test_early_stopping_goes_on_counting_after_a_resumption(problem, tmp_path):
+    def fit(epochs):
+        trainer, path = trainer_of(mlp()), tmp_path / "c"
+        if path.exists():
+            trainer.load_checkpoint(path)
+        stop = dd.callbacks.EarlyStopping("loss", patience=4, min_delta=100)
+        trainer.fit(problem, epochs=epochs, callbacks=[stop, dd.callbacks.Checkpoint(path)], progress=False)
+        return trainer.epoch
+
+    assert fit(3) == 3
+    assert fit(9) == 5  # the first epoch set the best, four more did not improve on it
