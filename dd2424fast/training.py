@@ -134,10 +134,10 @@ class Trainer(Configured):
             gradient = work.array(self, "doutputs", outputs.shape, outputs.dtype)
             loss, gradient = self.loss.run(outputs, y, sample_weight, gradient)
             if not math.isfinite(loss):
-                self._diverged(f"the loss is {loss}", before, x)
+                self._diverged(f"the loss is {loss}", x)
             self._outputs = outputs
             model._backward(gradient, work, False)
-            self._apply(before, x)
+            self._apply(x)
         except Exception:
             if before is not None:  # the forward pass has moved the running statistics
                 model.buffers[...] = before
@@ -146,23 +146,21 @@ class Trainer(Configured):
             model._busy.release()
         return loss
 
-    def _apply(self, before, x):
+    def _apply(self, x):
         """Clip the gradients and let the optimizer update the parameters."""
         gradients = self.model.gradients
         if self.clip_value is not None:
             kernels.clip_by_value(gradients, self.clip_value)
         norm = kernels.clip_by_norm(gradients, self.clip_norm) if self.clip_norm is not None else 0.0
         if not (math.isfinite(norm) and kernels.all_finite(gradients)):
-            self._diverged("the gradient is not finite", before, x)
-        if before is not None and not kernels.all_finite(self.model.buffers):
-            self._diverged("a running statistic is not finite", before, x)
+            self._diverged("the gradient is not finite", x)
+        if self.model.buffers.size and not kernels.all_finite(self.model.buffers):
+            self._diverged("a running statistic is not finite", x)
         self.optimizer.update(self.model, self.optimizer.lr if self.schedule is None else self.schedule(self.update))
         self.update += 1
 
-    def _diverged(self, what, buffers, x):
-        """Put the running statistics back and raise, naming the input where that is to blame."""
-        if buffers is not None:
-            self.model.buffers[...] = buffers
+    def _diverged(self, what, x):
+        """Raise, naming the input where that is to blame."""
         bad = np.argwhere(~np.isfinite(x)) if x.dtype.kind == "f" else ()
         hint = (
             f"x holds {x[tuple(bad[0])]} at {tuple(int(i) for i in bad[0])}"
