@@ -118,4 +118,4 @@ def array_of(name, value):
     try:
         return np.asarray(value)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{name}: expected an array, got {type(value).__name__} ({error})") from None
+        raise ValueError(f"{name}: expected an array of numbers, got {type(value).__name__} ({error})") from None

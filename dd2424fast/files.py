@@ -1,6 +1,7 @@
 """Files: safetensors with a format version in the header, written whole or not at all,
 never pickled."""
 
+import hashlib
 import json
 import os
 import secrets
@@ -16,7 +17,7 @@ def write_atomically(path, content):
 
     Raises OSError, with the old file untouched, where the new one cannot be written.
     """
-    path = Path(path)
+    path = _checked(path)
     if not path.parent.is_dir():
         raise FileNotFoundError(f"path: the folder {path.parent} does not exist")
     temporary = path.parent / f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part"
@@ -49,8 +50,24 @@ def write(path, kind, tensors, header):
     """Write named arrays, and a header that JSON can hold, as a file of this kind ("model" or "checkpoint")."""
     from safetensors.numpy import save
 
-    metadata = {"dd2424fast": FORMAT, "kind": kind, "header": json.dumps(header)}
-    write_atomically(path, save({name: np.ascontiguousarray(a) for name, a in tensors.items()}, metadata))
+    tensors, header = {name: np.ascontiguousarray(a) for name, a in tensors.items()}, json.dumps(header)
+    metadata = {"dd2424fast": FORMAT, "kind": kind, "header": header, "sha256": _digest(tensors, header)}
+    write_atomically(path, save(tensors, metadata))
+
+
+def _digest(tensors, header):
+    """Stands for all that a file says: safetensors itself notices no changed number."""
+    digest = hashlib.sha256(header.encode())
+    for name, a in sorted(tensors.items()):
+        digest.update(f"{name} {a.dtype} {a.shape} ".encode())
+        digest.update(a.data)
+    return digest.hexdigest()
+
+
+def _checked(path):
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(f"path: expected a str or a path-like object, got {type(path).__name__}")
+    return Path(path)
 
 
 def read(path, kind):
@@ -58,7 +75,7 @@ def read(path, kind):
     or raise ValueError that says what it is instead."""
     from safetensors import SafetensorError, safe_open
 
-    path = Path(path)
+    path = _checked(path)
     if not path.is_file():
         raise FileNotFoundError(f"path: there is no file {path}")
     try:
@@ -74,4 +91,7 @@ def read(path, kind):
         raise ValueError(f"{path}: written in format {found} of dd2424fast; this version reads format {FORMAT}")
     if metadata.get("kind") != kind:
         raise ValueError(f"{path}: holds a {metadata.get('kind')}, expected a {kind}")
-    return tensors, json.loads(metadata["header"])
+    header = metadata.get("header", "")
+    if metadata.get("sha256") != _digest(tensors, header):
+        raise ValueError(f"{path}: damaged: its content does not fit its checksum")
+    return tensors, json.loads(header)

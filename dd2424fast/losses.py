@@ -46,7 +46,7 @@ class CrossEntropy(Loss):
 
     def __init__(self, label_smoothing=0.0, smoothing="uniform", class_weight=None, ignore_index=-100):
         self.label_smoothing = real_in("label_smoothing", label_smoothing, 0, 1)
-        if smoothing not in ("uniform", "others"):
+        if not isinstance(smoothing, str) or smoothing not in ("uniform", "others"):
             raise ValueError(f"smoothing: expected 'uniform' or 'others', got {smoothing!r}")
         self.smoothing = smoothing
         self.class_weight = None if class_weight is None else _class_weight(class_weight)
@@ -117,7 +117,7 @@ def _like(name, numbers, outputs):
     """Floats (and integer weights) as an ndarray of the outputs' dtype: converted once, as the model's input is."""
     if numbers is None or (type(numbers) is np.ndarray and numbers.dtype is outputs.dtype):
         return numbers
-    a = np.asarray(numbers)
+    a = array_of(name, numbers)
     if a.dtype.kind not in "fiub":
         raise TypeError(f"{name}: expected numbers, got {type(numbers).__name__} of dtype {a.dtype}")
     return a if a.dtype.kind in "iu" and name == "targets" else a.astype(outputs.dtype)

@@ -102,7 +102,7 @@ class Cyclic(Schedule):
         if self.high < self.low:
             raise ValueError(f"high: expected at least low={low}, got {high}")
         self.step_size = positive_integer("step_size", step_size)
-        if mode != "triangular":
+        if not isinstance(mode, str) or mode != "triangular":
             raise ValueError(f"mode: expected 'triangular', got {mode!r}")
         self.growth = positive_integer("growth", growth)
         self.decay = real_in("decay", decay, 0, 1, include_low=False)

@@ -12,7 +12,7 @@ import numpy as np
 
 from . import kernels
 from .callbacks import Callback, Checkpoint
-from .configuration import Configured, positive_integer, real_in, seed_number
+from .configuration import Configured, array_of, positive_integer, real_in, seed_number
 from .history import History
 from .losses import CrossEntropy, Loss
 from .nn import BatchNorm
@@ -126,11 +126,12 @@ class Trainer(Configured):
             x = model._input(x)
             if not len(x):
                 raise ValueError(f"x: expected at least one row, got shape {x.shape}")
+            if type(y) is not np.ndarray:
+                y = array_of("y", y)
             work.training, work.seed, work.update = True, self.seed, self.update
             before = model.buffers.copy() if model.buffers.size else None
             outputs = model._forward(x, work)
-            if type(y) is not np.ndarray:
-                y = np.asarray(y)
+            work.output_shape = outputs.shape
             gradient = work.array(self, "doutputs", outputs.shape, outputs.dtype)
             loss, gradient = self.loss.run(outputs, y, sample_weight, gradient)
             if not math.isfinite(loss):
@@ -156,8 +157,14 @@ class Trainer(Configured):
             self._diverged("the gradient is not finite", x)
         if self.model.buffers.size and not kernels.all_finite(self.model.buffers):
             self._diverged("a running statistic is not finite", x)
-        self.optimizer.update(self.model, self.optimizer.lr if self.schedule is None else self.schedule(self.update))
+        self.optimizer.update(self.model, self._rate(self.update))
         self.update += 1
+
+    def _rate(self, update):
+        """The learning rate of an update."""
+        if self.schedule is None:
+            return self.optimizer.lr
+        return real_in(f"schedule({update})", self.schedule(update), 0, math.inf, include_high=False)
 
     def _diverged(self, what, x):
         """Raise, naming the input where that is to blame."""
@@ -197,7 +204,7 @@ class Trainer(Configured):
                 right, counted = self.loss.correct(outputs, y)
                 correct, rows = correct + right, rows + counted
         if not weight:
-            raise ValueError("data: expected at least one row, got none")
+            raise ValueError("data: expected at least one row, and one label in y that counts, got none")
         return {"loss": total / weight, **({"accuracy": correct / rows} if self.loss.classifies else {})}
 
     def _all_ignored(self, y):
@@ -246,6 +253,11 @@ class Trainer(Configured):
             `stop_reason` of the trainer tells why training ended: None where all epochs were made.
         """
         epochs, batch_size = positive_integer("epochs", epochs), positive_integer("batch_size", batch_size)
+        if augment is not None and not callable(augment):
+            raise TypeError(f"augment: expected a function of (x, key), got {type(augment).__name__}")
+        if not isinstance(callbacks, Iterable):
+            raise TypeError(f"callbacks: expected a sequence of them, got {type(callbacks).__name__}")
+        callbacks = list(callbacks)
         for i, callback in enumerate(callbacks):
             if not isinstance(callback, Callback):
                 raise TypeError(f"callbacks[{i}]: expected a Callback, got {type(callback).__name__}")
@@ -300,13 +312,13 @@ class Trainer(Configured):
             if self.stop_reason is not None:
                 return
         if not rows:
-            raise ValueError("train: expected at least one row, got none")
+            raise ValueError("train: expected at least one row, and one label in y that counts, got none")
         row = {"epoch": self.epoch + 1, "loss": total / weight if weight else math.nan}
         if self.loss.classifies:
             row["accuracy"] = correct / rows
         if validation is not None:
             row.update({f"val_{name}": value for name, value in self.evaluate(validation).items()})
-        row["lr"] = self.optimizer.lr if self.schedule is None else self.schedule(self.update - 1)
+        row["lr"] = self._rate(self.update - 1)
         row["seconds"] = time.perf_counter() - started
         self._progress = None
         self.epoch += 1
@@ -364,7 +376,7 @@ class _Batches:
         self.batch_size, self.seed, self.fewest = batch_size, seed, fewest
         self.arrays = None
         if isinstance(data, tuple | list) and len(data) == 2 and not isinstance(data[0], tuple):
-            x, y = np.asarray(data[0]), np.asarray(data[1])
+            x, y = array_of("x", data[0]), array_of("y", data[1])
             if not x.ndim or not y.ndim:
                 raise ValueError(f"{name}: expected arrays (x, y) of rows, got shapes {x.shape} and {y.shape}")
             if len(x) != len(y):
@@ -407,9 +419,11 @@ class _Batches:
     def of_epoch(self, epoch, skip):
         """Yield the epoch's batches from the `skip`-th on."""
         if self.arrays is None:
-            for i, (x, y) in enumerate(self.iterable):
+            for i, batch in enumerate(self.iterable):
+                if not isinstance(batch, tuple | list) or len(batch) != 2:
+                    raise TypeError(f"data: expected batches (x, y), got {type(batch).__name__}")
                 if i >= skip:
-                    yield x, np.asarray(y)
+                    yield batch[0], array_of("y", batch[1])
             return
         x, y = self.arrays
         order = None if self.seed is None else generator(self.seed, SHUFFLE, epoch).permutation(len(x))

@@ -32,7 +32,7 @@ def weight_init(name, fan_in, fan_out):
         "he": partial(normal, (2.0 / fan_in) ** 0.5),
         "glorot": partial(uniform, (6.0 / (fan_in + fan_out)) ** 0.5),
     }
-    if name not in choices:
+    if not isinstance(name, str) or name not in choices:
         raise ValueError(f"init: expected one of {', '.join(choices)}, got {name!r}")
     return choices[name]
 

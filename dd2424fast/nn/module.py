@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from ..configuration import Configured, positive_integer
+from ..configuration import Configured, array_of, integer_in, positive_integer
 
 # Pseudo-random streams under one seed: what is drawn for one purpose never repeats what is drawn for another.
 INITIAL_WEIGHTS, DROPOUT, SHUFFLE, AUGMENTATION = range(4)
@@ -87,6 +87,7 @@ class Workspace:
 
     def __init__(self, training):
         self.training = training
+        self.output_shape = None
         self.seed = 0
         self.update = 0
         self.saved = {}
@@ -185,9 +186,7 @@ class Module(Configured):
 
     def __init__(self, *, dtype="float32", seed=None):
         self.dtype = _float_type(dtype)
-        if seed is not None and (isinstance(seed, bool) or not hasattr(seed, "__index__") or seed < 0):
-            raise ValueError(f"seed: expected None or an integer of at least 0, got {seed!r}")
-        self.seed = seed
+        self.seed = None if seed is None else integer_in("seed", seed, 0)
         self._training = True
         self._own = {}
         self._own_buffers = {}
@@ -394,7 +393,9 @@ class Module(Configured):
         work = self._training_work() if self.training else self._inference_work()
         if _pass.work is not None:
             work.seed, work.update = _pass.work.seed, _pass.work.update
-        return np.array(self._forward(self._input(x), work))
+        y = self._forward(self._input(x), work)
+        work.output_shape = y.shape
+        return np.array(y)
 
     def backward(self, dy, accumulate=False):
         """Backpropagate dy, the gradient of the loss with respect to the latest forward's result.
@@ -403,10 +404,15 @@ class Module(Configured):
         gradient.
         """
         self._defined("_backward", "backward")
-        if self._work is None or not self._work.saved:
+        if self._work is None or self._work.output_shape is None:
             raise RuntimeError("backward: call forward in training mode first")
+        a = array_of("dy", dy)
+        if a.dtype.kind not in "fiub":
+            raise TypeError(f"dy: expected numbers, got {type(dy).__name__} of dtype {a.dtype}")
+        if a.shape != self._work.output_shape:
+            raise ValueError(f"dy: expected shape {self._work.output_shape}, got {a.shape}")
         before = self.gradients.copy() if accumulate else None
-        dx = self._backward(np.array(dy, dtype=self.dtype, order="C"), self._work, True)
+        dx = self._backward(np.array(a, dtype=self.dtype, order="C"), self._work, True)
         if accumulate:
             self._flat[1].__iadd__(before)
         return None if dx is None else np.array(dx)
@@ -439,16 +445,15 @@ class Module(Configured):
     def _converted(self, x):
         if isinstance(x, np.ma.MaskedArray) and np.ma.is_masked(x):
             raise TypeError("x: expected an array without masked entries; fill them first")
-        try:
-            a = np.asarray(x)
-        except ValueError as error:
-            raise ValueError(f"x: expected an array of numbers, got {type(x).__name__} of uneven rows") from error
+        a = array_of("x", x)
         if a.dtype.kind not in "fiub":
             raise TypeError(f"x: expected numbers, got {type(x).__name__} of dtype {a.dtype}")
         return a.astype(self.dtype, order="C", copy=False)
 
     def _check_shape(self, x):
         """Raise ValueError where x has a shape that this module cannot take."""
+        if not x.ndim:
+            raise ValueError("x: expected shape (batch, ...), got ()")
 
     def _training_work(self):
         if self._work is None:
@@ -523,7 +528,9 @@ class Module(Configured):
         if not isinstance(state, Mapping) or not all(isinstance(name, str) for name in state):
             raise TypeError(f"state: expected a mapping from name to array, got {type(state).__name__}")
         entries = {path: (a, transposed) for path, a, transposed in self._entries()}
-        given = {name: _as_array(value) for name, value in state.items() if not name.endswith("num_batches_tracked")}
+        given = {
+            name: _as_array(name, value) for name, value in state.items() if not name.endswith("num_batches_tracked")
+        }
         problems = []
         if strict:
             problems += [f"missing {name}" for name in entries if name not in given]
@@ -588,6 +595,6 @@ class Module(Configured):
             self._show(f"d{name}", name, "gradient")
 
 
-def _as_array(value):
+def _as_array(name, value):
     """A PyTorch tensor or anything array-like as an ndarray."""
-    return np.asarray(value.detach().cpu()) if hasattr(value, "detach") else np.asarray(value)
+    return array_of(f"state[{name!r}]", value.detach().cpu() if hasattr(value, "detach") else value)

@@ -76,8 +76,7 @@ class Sequential(Module):
                 self._stages.append((layer, None))
 
     def _check_shape(self, x):
-        if self.layers:
-            self.layers[0]._check_shape(x)
+        (self.layers[0] if self.layers else super())._check_shape(x)
 
     def _converted(self, x):
         return self.layers[0]._converted(x) if self.layers else super()._converted(x)
