@@ -135,10 +135,10 @@ class Trainer(Configured):
             gradient = work.array(self, "doutputs", outputs.shape, outputs.dtype)
             loss, gradient = self.loss.run(outputs, y, sample_weight, gradient)
             if not math.isfinite(loss):
-                self._diverged(f"the loss is {loss}", x)
+                self._diverged(f"the loss is {loss}", x, y)
             self._outputs = outputs
             model._backward(gradient, work, False)
-            self._apply(x)
+            self._apply(x, y)
         except Exception:
             if before is not None:  # the forward pass has moved the running statistics
                 model.buffers[...] = before
@@ -147,16 +147,16 @@ class Trainer(Configured):
             model._busy.release()
         return loss
 
-    def _apply(self, x):
+    def _apply(self, x, y):
         """Clip the gradients and let the optimizer update the parameters."""
         gradients = self.model.gradients
         if self.clip_value is not None:
             kernels.clip_by_value(gradients, self.clip_value)
         norm = kernels.clip_by_norm(gradients, self.clip_norm) if self.clip_norm is not None else 0.0
         if not (math.isfinite(norm) and kernels.all_finite(gradients)):
-            self._diverged("the gradient is not finite", x)
+            self._diverged("the gradient is not finite", x, y)
         if self.model.buffers.size and not kernels.all_finite(self.model.buffers):
-            self._diverged("a running statistic is not finite", x)
+            self._diverged("a running statistic is not finite", x, y)
         self.optimizer.update(self.model, self._rate(self.update))
         self.update += 1
 
@@ -166,14 +166,13 @@ class Trainer(Configured):
             return self.optimizer.lr
         return real_in(f"schedule({update})", self.schedule(update), 0, math.inf, include_high=False)
 
-    def _diverged(self, what, x):
+    def _diverged(self, what, x, y):
         """Raise, naming the input where that is to blame."""
-        bad = np.argwhere(~np.isfinite(x)) if x.dtype.kind == "f" else ()
-        hint = (
-            f"x holds {x[tuple(bad[0])]} at {tuple(int(i) for i in bad[0])}"
-            if len(bad)
-            else "x is finite: lower the learning rate, or clip the gradient (clip_norm)"
-        )
+        hint = "x is finite: lower the learning rate, or clip the gradient (clip_norm)"
+        for name, a in (("y", y), ("x", x)):
+            bad = np.argwhere(~np.isfinite(a)) if a.dtype.kind == "f" else ()
+            if len(bad):
+                hint = f"{name} holds {a[tuple(bad[0])]} at {tuple(int(i) for i in bad[0])}"
         raise TrainingDiverged(f"update {self.update}: {what}; it was not applied. {hint}", self.update)
 
     # ---- evaluation ------------------------------------------------------------------------------------------------

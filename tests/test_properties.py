@@ -226,6 +226,12 @@ def test_a_step_refused_leaves_no_trace(trainer_on_six_rows, blamed):
     np.testing.assert_array_equal(state(trainer), state(untouched))
 
 
+def test_a_target_that_is_no_number_is_blamed():
+    trainer = dd.Trainer(dd.nn.Linear(7, 2), dd.optim.SGD(0.1), dd.losses.MeanSquaredError())
+    with pytest.raises(dd.TrainingDiverged, match=r"y holds nan at \(3, 1\)"):
+        trainer.step(X, np.where(np.arange(12).reshape(6, 2) == 7, np.nan, 1.0))
+
+
 @pytest.mark.parametrize("blamed", ["x", "y"])
 def test_fit_and_evaluate_name_what_is_wrong(trainer_on_six_rows, blamed):
     trainer, untouched = trainer_on_six_rows
