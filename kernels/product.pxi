@@ -10,7 +10,7 @@ from dd2424fast.kernels._team cimport team_size
 
 cdef enum:
     K_BLOCK = 256      # a panel of 2 vectors and K_BLOCK rows is 32 KiB: it stays in the first cache
-    K_BLOCK_3 = 168    # so does one of 3 vectors
+    K_LONG = 1024      # of one panel that is read in place
     K_DOTS = 1024      # block of K in the dot products of `narrow`
     M_BLOCK = 1024     # rows of A that stay in the second cache while all panels pass
 
@@ -200,9 +200,18 @@ cdef void narrow(const Product* p, Py_ssize_t start, Py_ssize_t stop) noexcept n
     finish(p.activation, c, p.c_row, stop - start, p.edge, NULL if p.bias == NULL else p.bias + first)
 
 
+cdef inline Py_ssize_t k_block(const Product* p) noexcept nogil:
+    """Rows of B at a time. One panel read in place streams from the second cache as well: long rows of A are fetched ahead better."""
+    if p.vectors > 3:
+        return K_BLOCK
+    if p.in_place and p.packed == NULL and p.N - p.edge == p.vectors * LANES:
+        return K_LONG
+    return 3 * K_BLOCK // p.vectors
+
+
 cdef void panels(const Product* p, Py_ssize_t start, Py_ssize_t stop, Py_ssize_t first, Py_ssize_t end) noexcept nogil:
     """Rows start to stop of C in panels first to end."""
-    cdef Py_ssize_t most = K_BLOCK if p.vectors != 3 else K_BLOCK_3
+    cdef Py_ssize_t most = k_block(p)
     cdef Py_ssize_t row, rows, k, size, panel, column, width, columns, b_step, last
     cdef real packed[K_BLOCK * 3 * LANES]
     cdef const real* b
