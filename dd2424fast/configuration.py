@@ -73,11 +73,6 @@ def _same(value, default):
     )
 
 
-def seed_number(name, value):
-    """Return `value` as an int that the generators take, 0 for None, or raise an error that names the argument."""
-    return 0 if value is None else integer_in(name, value, 0, 2**64 - 1)
-
-
 def integer_in(name, value, low, high=2**63 - 1):
     """Return `value` as an int within the interval, or raise an error that names the argument."""
     expected = f"an integer of at least {low}" if high == 2**63 - 1 else f"an integer from {low} to {high}"

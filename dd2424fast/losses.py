@@ -58,7 +58,7 @@ class CrossEntropy(Loss):
             targets,
             self.label_smoothing,
             self.smoothing,
-            self._weights(outputs),
+            _like("class_weight", self.class_weight, outputs),
             _like("sample_weight", sample_weight, outputs),
             self.ignore_index,
             gradient,
@@ -68,12 +68,6 @@ class CrossEntropy(Loss):
         counted = targets != self.ignore_index
         right = (outputs.argmax(axis=1) == targets) & counted
         return int(np.count_nonzero(right)), int(np.count_nonzero(counted))
-
-    def _weights(self, outputs):
-        weight = self.class_weight
-        if weight is not None and weight.dtype != outputs.dtype:
-            weight = weight.astype(outputs.dtype)
-        return weight
 
     def weight_of(self, targets, sample_weight):
         counted = targets != self.ignore_index

@@ -12,7 +12,7 @@ import numpy as np
 
 from . import kernels
 from .callbacks import Callback, Checkpoint
-from .configuration import Configured, array_of, positive_integer, real_in, seed_number
+from .configuration import Configured, array_of, integer_in, positive_integer, real_in
 from .history import History
 from .losses import CrossEntropy, Loss
 from .nn import BatchNorm
@@ -79,7 +79,7 @@ class Trainer(Configured):
             None if clip_value is None else real_in("clip_value", clip_value, 0, math.inf, include_low=False)
         )
         self.clip_norm = None if clip_norm is None else real_in("clip_norm", clip_norm, 0, math.inf, include_low=False)
-        self.seed = seed_number("seed", seed)
+        self.seed = 0 if seed is None else integer_in("seed", seed, 0, 2**64 - 1)
         self.update = 0
         self.epoch = 0
         self.history = History()
