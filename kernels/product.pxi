@@ -11,8 +11,11 @@ from dd2424fast.kernels._team cimport team_size
 cdef enum:
     K_BLOCK = 256      # a panel of 2 vectors and K_BLOCK rows is 32 KiB: it stays in the first cache
     K_LONG = 1024      # of one panel that is read in place
-    K_DOTS = 1024      # block of K in the dot products of `narrow`
+    K_DOTS = 768       # block of K in the dot products of `narrow`
+    NARROW = 12        # columns that `narrow` takes at most
     M_BLOCK = 1024     # rows of A that stay in the second cache while all panels pass
+    CHUNK_LEAST = 1536 # sums of fewer products are not cut into chunks
+    CHUNK_OUTPUTS = 16384   # room for the sums of all chunks but the first
 
 ctypedef struct Product:
     Py_ssize_t M
@@ -79,9 +82,9 @@ cdef inline forced_inline_void dots(
     const int R, const int C, Py_ssize_t K, const real* a, Py_ssize_t a_row, const real* b, Py_ssize_t b_step,
     real* c, Py_ssize_t c_row, bint accumulate) noexcept nogil:
     """c[R, C] (+)= rows of A times columns of B, both contiguous in k."""
-    cdef vec total[6][4]
-    cdef vec column[4]
-    cdef vec x
+    cdef vec total[6][NARROW]
+    cdef vec x[6]
+    cdef vec y
     cdef int r, j
     cdef Py_ssize_t k = 0
     cdef real s
@@ -89,48 +92,73 @@ cdef inline forced_inline_void dots(
         for j in range(C):
             total[r][j] = vec_zero()
     while k + LANES <= K:
-        for j in range(C):
-            column[j] = vec_load(b + j * b_step + k)
         for r in range(R):
-            x = vec_load(a + r * a_row + k)
-            for j in range(C):
-                total[r][j] = total[r][j] + x * column[j]
+            x[r] = vec_load(a + r * a_row + k)
+        for j in range(C):
+            y = vec_load(b + j * b_step + k)
+            for r in range(R):
+                total[r][j] = total[r][j] + x[r] * y
         k += LANES
     if k < K:
-        for j in range(C):
-            column[j] = vec_load_part(b + j * b_step + k, K - k)
         for r in range(R):
-            x = vec_load_part(a + r * a_row + k, K - k)
-            for j in range(C):
-                total[r][j] = total[r][j] + x * column[j]
+            x[r] = vec_load_part(a + r * a_row + k, K - k)
+        for j in range(C):
+            y = vec_load_part(b + j * b_step + k, K - k)
+            for r in range(R):
+                total[r][j] = total[r][j] + x[r] * y
     for r in range(R):
         for j in range(C):
             s = vec_sum(total[r][j])
             c[r * c_row + j] = c[r * c_row + j] + s if accumulate else s
 
 
-cdef void dots_rows(int C, Py_ssize_t M, Py_ssize_t K, const real* a, Py_ssize_t a_row, const real* b, Py_ssize_t b_step,
-                    real* c, Py_ssize_t c_row, bint accumulate) noexcept nogil:
+cdef inline forced_inline_void dots_rows(
+    const int R, const int C, Py_ssize_t M, Py_ssize_t K, const real* a, Py_ssize_t a_row, const real* b, Py_ssize_t b_step,
+    real* c, Py_ssize_t c_row, bint accumulate) noexcept nogil:
     cdef Py_ssize_t i = 0
-    while i + 6 <= M:
-        if C == 4: dots(6, 4, K, a + i * a_row, a_row, b, b_step, c + i * c_row, c_row, accumulate)
-        elif C == 3: dots(6, 3, K, a + i * a_row, a_row, b, b_step, c + i * c_row, c_row, accumulate)
-        elif C == 2: dots(6, 2, K, a + i * a_row, a_row, b, b_step, c + i * c_row, c_row, accumulate)
-        else: dots(6, 1, K, a + i * a_row, a_row, b, b_step, c + i * c_row, c_row, accumulate)
-        i += 6
+    while i + R <= M:
+        dots(R, C, K, a + i * a_row, a_row, b, b_step, c + i * c_row, c_row, accumulate)
+        i += R
     while i < M:
-        if C == 4: dots(1, 4, K, a + i * a_row, a_row, b, b_step, c + i * c_row, c_row, accumulate)
-        elif C == 3: dots(1, 3, K, a + i * a_row, a_row, b, b_step, c + i * c_row, c_row, accumulate)
-        elif C == 2: dots(1, 2, K, a + i * a_row, a_row, b, b_step, c + i * c_row, c_row, accumulate)
-        else: dots(1, 1, K, a + i * a_row, a_row, b, b_step, c + i * c_row, c_row, accumulate)
+        dots(1, C, K, a + i * a_row, a_row, b, b_step, c + i * c_row, c_row, accumulate)
         i += 1
+
+
+cdef void dots_of(int C, Py_ssize_t M, Py_ssize_t K, const real* a, Py_ssize_t a_row, const real* b, Py_ssize_t b_step,
+                  real* c, Py_ssize_t c_row, bint accumulate) noexcept nogil:
+    """C columns, 1 to NARROW: as many rows at a time as keep about 20 sums in registers."""
+    if C == 1: dots_rows(6, 1, M, K, a, a_row, b, b_step, c, c_row, accumulate)
+    elif C == 2: dots_rows(6, 2, M, K, a, a_row, b, b_step, c, c_row, accumulate)
+    elif C == 3: dots_rows(6, 3, M, K, a, a_row, b, b_step, c, c_row, accumulate)
+    elif C == 4: dots_rows(4, 4, M, K, a, a_row, b, b_step, c, c_row, accumulate)
+    elif C == 5: dots_rows(4, 5, M, K, a, a_row, b, b_step, c, c_row, accumulate)
+    elif C == 6: dots_rows(2, 6, M, K, a, a_row, b, b_step, c, c_row, accumulate)
+    elif C == 7: dots_rows(2, 7, M, K, a, a_row, b, b_step, c, c_row, accumulate)
+    elif C == 8: dots_rows(2, 8, M, K, a, a_row, b, b_step, c, c_row, accumulate)
+    elif C == 9: dots_rows(2, 9, M, K, a, a_row, b, b_step, c, c_row, accumulate)
+    elif C == 10: dots_rows(2, 10, M, K, a, a_row, b, b_step, c, c_row, accumulate)
+    elif C == 11: dots_rows(2, 11, M, K, a, a_row, b, b_step, c, c_row, accumulate)
+    else: dots_rows(2, 12, M, K, a, a_row, b, b_step, c, c_row, accumulate)
+
+
+cdef void transpose_edge(const Product* p, Py_ssize_t start, Py_ssize_t size, real* columns) noexcept nogil:
+    """columns[e * K_DOTS + k] = B[start + k, N - edge + e] for k < size, by whole vectors while those stay inside B."""
+    cdef Py_ssize_t k = 0, first = p.N - p.edge, e
+    cdef const real* b = p.b + start * p.b_row + first
+    while k + LANES <= size and (p.K - start - k - LANES + 1) * p.b_row - first >= LANES:
+        vec_transpose(b + k * p.b_row, p.b_row, columns + k, K_DOTS)
+        k += LANES
+    while k < size:
+        for e in range(p.edge):
+            columns[e * K_DOTS + k] = b[k * p.b_row + e]
+        k += 1
 
 
 cdef inline forced_inline_void columns_down(
     const int V, const int C, Py_ssize_t K, const real* a, Py_ssize_t a_step, Py_ssize_t rows, const real* b, Py_ssize_t b_row,
     Py_ssize_t b_step, real* c, Py_ssize_t c_row, bint accumulate) noexcept nogil:
     """c[V vectors of rows, C] (+)= A B for A contiguous in its rows: the vectors run down the columns of C."""
-    cdef vec total[4][4]
+    cdef vec total[4][12]
     cdef vec x[4]
     cdef vec y
     cdef real lane[16 * 4]
@@ -155,47 +183,55 @@ cdef inline forced_inline_void columns_down(
             c[i * c_row + j] = c[i * c_row + j] + lane[i] if accumulate else lane[i]
 
 
-cdef void columns_rows(int C, Py_ssize_t M, Py_ssize_t K, const real* a, Py_ssize_t a_step, const real* b, Py_ssize_t b_row,
-                       Py_ssize_t b_step, real* c, Py_ssize_t c_row, bint accumulate) noexcept nogil:
+cdef inline forced_inline_void columns_rows(
+    const int V, const int C, Py_ssize_t M, Py_ssize_t K, const real* a, Py_ssize_t a_step, const real* b, Py_ssize_t b_row,
+    Py_ssize_t b_step, real* c, Py_ssize_t c_row, bint accumulate) noexcept nogil:
     cdef Py_ssize_t i = 0, rows
     while i < M:
-        if i + 4 * LANES <= M:
-            rows = 4 * LANES
-            if C == 4: columns_down(4, 4, K, a + i, a_step, rows, b, b_row, b_step, c + i * c_row, c_row, accumulate)
-            elif C == 3: columns_down(4, 3, K, a + i, a_step, rows, b, b_row, b_step, c + i * c_row, c_row, accumulate)
-            elif C == 2: columns_down(4, 2, K, a + i, a_step, rows, b, b_row, b_step, c + i * c_row, c_row, accumulate)
-            else: columns_down(4, 1, K, a + i, a_step, rows, b, b_row, b_step, c + i * c_row, c_row, accumulate)
+        if i + V * LANES <= M:
+            rows = V * LANES
+            columns_down(V, C, K, a + i, a_step, rows, b, b_row, b_step, c + i * c_row, c_row, accumulate)
         else:
             rows = min(<Py_ssize_t> LANES, M - i)
-            if C == 4: columns_down(1, 4, K, a + i, a_step, rows, b, b_row, b_step, c + i * c_row, c_row, accumulate)
-            elif C == 3: columns_down(1, 3, K, a + i, a_step, rows, b, b_row, b_step, c + i * c_row, c_row, accumulate)
-            elif C == 2: columns_down(1, 2, K, a + i, a_step, rows, b, b_row, b_step, c + i * c_row, c_row, accumulate)
-            else: columns_down(1, 1, K, a + i, a_step, rows, b, b_row, b_step, c + i * c_row, c_row, accumulate)
+            columns_down(1, C, K, a + i, a_step, rows, b, b_row, b_step, c + i * c_row, c_row, accumulate)
         i += rows
+
+
+cdef void columns_of(
+    int C, Py_ssize_t M, Py_ssize_t K, const real* a, Py_ssize_t a_step, const real* b, Py_ssize_t b_row, Py_ssize_t b_step,
+    real* c, Py_ssize_t c_row, bint accumulate) noexcept nogil:
+    """C columns, 1 to NARROW: as many vectors of rows at a time as keep about 20 sums in registers."""
+    if C == 1: columns_rows(4, 1, M, K, a, a_step, b, b_row, b_step, c, c_row, accumulate)
+    elif C == 2: columns_rows(4, 2, M, K, a, a_step, b, b_row, b_step, c, c_row, accumulate)
+    elif C == 3: columns_rows(4, 3, M, K, a, a_step, b, b_row, b_step, c, c_row, accumulate)
+    elif C == 4: columns_rows(4, 4, M, K, a, a_step, b, b_row, b_step, c, c_row, accumulate)
+    elif C == 5: columns_rows(4, 5, M, K, a, a_step, b, b_row, b_step, c, c_row, accumulate)
+    elif C == 6: columns_rows(2, 6, M, K, a, a_step, b, b_row, b_step, c, c_row, accumulate)
+    elif C == 7: columns_rows(2, 7, M, K, a, a_step, b, b_row, b_step, c, c_row, accumulate)
+    elif C == 8: columns_rows(2, 8, M, K, a, a_step, b, b_row, b_step, c, c_row, accumulate)
+    elif C == 9: columns_rows(2, 9, M, K, a, a_step, b, b_row, b_step, c, c_row, accumulate)
+    elif C == 10: columns_rows(2, 10, M, K, a, a_step, b, b_row, b_step, c, c_row, accumulate)
+    elif C == 11: columns_rows(2, 11, M, K, a, a_step, b, b_row, b_step, c, c_row, accumulate)
+    else: columns_rows(2, 12, M, K, a, a_step, b, b_row, b_step, c, c_row, accumulate)
 
 
 cdef void narrow(const Product* p, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
     """The last `edge` columns of C, rows start to stop."""
-    cdef Py_ssize_t first = p.N - p.edge, k, size, j, e
+    cdef Py_ssize_t first = p.N - p.edge, k = 0, size
     cdef real* c = p.c + start * p.c_row + first
+    cdef const real* a = p.a + start * p.a_row
     cdef const real* b = p.b + first * p.b_step
-    cdef real columns[4 * K_DOTS]
+    cdef real columns[16 * K_DOTS]
     cdef int edge = <int> p.edge
     if p.a_step != 1:
-        columns_rows(edge, stop - start, p.K, p.a + start, p.a_step, b, p.b_row, p.b_step, c, p.c_row, p.accumulate)
+        columns_of(edge, stop - start, p.K, a, p.a_step, b, p.b_row, p.b_step, c, p.c_row, p.accumulate)
+    elif p.b_row == 1:
+        dots_of(edge, stop - start, p.K, a, p.a_row, b, p.b_step, c, p.c_row, p.accumulate)
     else:
-        k = 0
         while k < p.K:
             size = min(<Py_ssize_t> K_DOTS, p.K - k)
-            if p.b_row != 1:
-                for j in range(size):
-                    for e in range(edge):
-                        columns[e * K_DOTS + j] = b[(k + j) * p.b_row + e * p.b_step]
-                dots_rows(edge, stop - start, size, p.a + start * p.a_row + k, p.a_row, columns, K_DOTS,
-                          c, p.c_row, p.accumulate or k > 0)
-            else:
-                dots_rows(edge, stop - start, size, p.a + start * p.a_row + k, p.a_row, b + k, p.b_step,
-                          c, p.c_row, p.accumulate or k > 0)
+            transpose_edge(p, k, size, columns)
+            dots_of(edge, stop - start, size, a + k, p.a_row, columns, K_DOTS, c, p.c_row, p.accumulate or k > 0)
             k += size
     finish(p.activation, c, p.c_row, stop - start, p.edge, NULL if p.bias == NULL else p.bias + first)
 
@@ -259,12 +295,61 @@ cdef void share(const Product* p, bint by_panels, int part, int parts) noexcept 
         narrow(p, start, stop)
 
 
+cdef inline int chunks_of(const Product* p) noexcept nogil:
+    """Into how many parts K is cut: 1, or 2 or 4 where few outputs are long sums (the first layer of an image classifier)."""
+    if p.packed != NULL or p.K < CHUNK_LEAST or p.K < 8 * (p.M + p.N) or p.M * p.N > CHUNK_OUTPUTS:
+        return 1
+    return 4 if p.K >= 2 * CHUNK_LEAST and 3 * p.M * p.N <= CHUNK_OUTPUTS else 2
+
+
+cdef void share_of_chunks(const Product* p, real* partial, int chunks, int part, int parts) noexcept nogil:
+    """The first chunk's sums go to C, those of the others to `partial`."""
+    cdef int chunk
+    cdef Py_ssize_t k
+    cdef Product q = p[0]
+    q.bias = NULL
+    q.activation = IDENTITY
+    for chunk in range(chunks * part // parts, chunks * (part + 1) // parts):
+        k = p.K * chunk // chunks
+        q.K = p.K * (chunk + 1) // chunks - k
+        q.a = p.a + k * p.a_step
+        q.b = p.b + k * p.b_row
+        if chunk > 0:
+            q.c, q.c_row, q.accumulate = partial + (chunk - 1) * p.M * p.N, p.N, False
+        share(&q, False, 0, 1)
+
+
+cdef void product_in_chunks(const Product* p, int chunks, int parts) noexcept nogil:
+    """Cut along K: the columns of A and rows of B that a thread reads here are those it reads again in the backward pass,
+    so each core's cache keeps its own half of both."""
+    cdef real partial[CHUNK_OUTPUTS]
+    cdef real* c
+    cdef int part, chunk
+    cdef Py_ssize_t i, j, size
+    parts = min(parts, chunks)
+    if parts == 1:
+        share_of_chunks(p, partial, chunks, 0, 1)
+    else:
+        for part in prange(parts, num_threads=parts, schedule="static", chunksize=1):
+            share_of_chunks(p, partial, chunks, part, parts)
+    for i in range(p.M):
+        c = p.c + i * p.c_row
+        for chunk in range(chunks - 1):
+            j = 0
+            while j < p.N:
+                size = min(<Py_ssize_t> LANES, p.N - j)
+                vec_store_part(c + j, vec_load_part(c + j, size)
+                               + vec_load_part(partial + (chunk * p.M + i) * p.N + j, size), size)
+                j += LANES
+    finish(p.activation, p.c, p.c_row, p.M, p.N, p.bias)
+
+
 cdef void product(Product* p) noexcept nogil:
     """C (+)= A B, then f(C + bias). Fill M to activation; the rest is decided here, from the whole problem's shape."""
     cdef Py_ssize_t edge = p.N % LANES
-    cdef int part, parts
+    cdef int part, parts, chunks
     cdef bint by_panels
-    p.edge = edge if edge <= LANES // 4 and p.packed == NULL else 0
+    p.edge = edge if p.packed == NULL and (edge <= LANES // 4 or 4 * p.N <= 3 * LANES) else 0
     p.vectors = (p.N - p.edge + LANES - 1) // LANES
     # Packing pays where a panel serves several tiles of rows; a single panel of a row-major B is as good where it lies.
     p.in_place = p.b_step == 1 and (p.vectors <= 3 or p.M <= 2 * ROWS_2)
@@ -272,6 +357,10 @@ cdef void product(Product* p) noexcept nogil:
         nothing(p)
         return
     parts = team_size(2.0 * p.M * p.N * p.K, 1e6)
+    chunks = chunks_of(p)
+    if chunks > 1:
+        product_in_chunks(p, chunks, parts)
+        return
     by_panels = panels_of(p.vectors) >= 2 * parts and (p.M < 8 * parts or not p.in_place)
     if parts == 1:
         share(p, False, 0, 1)
