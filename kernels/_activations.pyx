@@ -9,6 +9,7 @@ include "activation.pxi"
 
 cdef enum:
     CHUNK = 16384   # elements; chunks are cut alike for every number of threads
+    AHEAD = 1024    # elements that are fetched before they are needed: the processor's own prefetcher stops at every page
     LARGE = 1 << 25  # bytes of a result that no cache is expected to hold
 
 
@@ -60,6 +61,9 @@ cdef inline forced_inline_void apply_as(
         part(code, x, saved, to, 0, aligned)
         i = aligned
         while i + LANES <= n:
+            vec_prefetch(x + i + AHEAD)
+            if saved != NULL:
+                vec_prefetch(saved + i + AHEAD)
             vec_stream(to + i, one(code, x, saved, i))
             i += LANES
         vec_stream_end()

@@ -13,6 +13,7 @@ include "vec.pxi"
 
 cdef extern from *:
     """
+    enum { AHEAD = 1024 };  /* elements fetched before they are needed: the processor's own prefetcher stops at every page */
     typedef double wide __attribute__((vector_size(8 * LANES), aligned(8)));
 
     /* Sum of squares in float64: the square of a float32 is exact there and cannot leave the range. */
@@ -21,6 +22,7 @@ cdef extern from *:
         ptrdiff_t i = 0;
         for (; i + 4 * LANES <= n; i += 4 * LANES)
             for (int k = 0; k < 4; k++) {
+                vec_prefetch(p + i + k * LANES + AHEAD);
                 wide x = __builtin_convertvector(vec_load(p + i + k * LANES), wide);
                 sum[k] += x * x;
             }
@@ -34,6 +36,7 @@ cdef extern from *:
         return total;
     }
     """
+    enum: AHEAD
     double sum_of_squares(const real*, Py_ssize_t) nogil
 
 cdef enum:
@@ -160,6 +163,8 @@ cdef inline bint not_finite(const real* p, Span span) noexcept nogil:
     cdef Py_ssize_t i = span.start
     cdef real sum
     while i + 2 * LANES <= span.stop:
+        vec_prefetch(p + i + AHEAD)
+        vec_prefetch(p + i + LANES + AHEAD)
         x, y = vec_load(p + i), vec_load(p + i + LANES)
         a, b = a + (x - x), b + (y - y)
         i += 2 * LANES

@@ -27,21 +27,8 @@ cdef extern from *:
         return y;
     #endif
     }
-
-    /* a / b. Square root and division share one unit, which bounds Adam: under AVX-512 a float's quotient is formed
-       from the reciprocal's first 14 bits and one Newton step, at most 2 ulp. At b = 0, infinity or NaN the step is
-       0 times infinity, and the first guess is right as it stands. */
-    ALWAYS_INLINE vec vec_divide(vec a, vec b) {
-    #if VECTOR_BYTES == 64 && DD_REAL_BITS == 32
-        vec r = (vec)_mm512_rcp14_ps((__m512)b), error = 1 - b * r;
-        return a * vec_where(error == error, r + r * error, r);
-    #else
-        return a / b;
-    #endif
-    }
     """
     vec vec_sqrt(vec) nogil
-    vec vec_divide(vec, vec) nogil
 
 cdef struct Rule:               # what is the same for all parameters; each optimizer sets what it needs
     double lr, weight_decay

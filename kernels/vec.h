@@ -239,6 +239,18 @@ ALWAYS_INLINE vec vec_scale(vec x, vec n) {
 #endif
 }
 
+/* a / b, at most 2 ulp. A division keeps the divider busy for 16 cycles: under AVX-512 a float's quotient is formed from
+   the reciprocal's first 14 bits and one Newton step instead. At b = 0, infinity or NaN the step is 0 times infinity, and
+   the first guess is right as it stands. */
+ALWAYS_INLINE vec vec_divide(vec a, vec b) {
+#if VECTOR_BYTES == 64 && DD_REAL_BITS == 32
+    vec r = (vec)_mm512_rcp14_ps((__m512)b), error = 1 - b * r;
+    return a * vec_where(error == error, r + r * error, r);
+#else
+    return a / b;
+#endif
+}
+
 /* exp, at most 1.1 ulp; 0 where the result would be subnormal (x86 takes 20 times as long for those), infinity above,
    NaN for NaN. */
 ALWAYS_INLINE vec vec_exp(vec x) {
@@ -304,11 +316,11 @@ ALWAYS_INLINE vec vec_tanh(vec x) {
     vec power = vec_scale(vec_set(1), n);
     vec u = power * q + (power - (real)1);
     ivec sign = (ivec)x & (ivec)vec_set(-(real)0);
-    return (vec)((ivec)(u / (u + (real)2)) | sign);
+    return (vec)((ivec)vec_divide(u, u + (real)2) | sign);
 }
 
 /* At most 3 ulp where e^-x is finite, 0 below. */
-ALWAYS_INLINE vec vec_sigmoid(vec x) { return (real)1 / ((real)1 + vec_exp(-x)); }
+ALWAYS_INLINE vec vec_sigmoid(vec x) { return vec_divide(vec_set(1), (real)1 + vec_exp(-x)); }
 
 /* The standard normal distribution: its cumulative function (1 + erf(x / sqrt 2)) / 2, and its density.
    For x <= 0 it is the density times Mills' ratio, and (1 + |x|) times that is a polynomial of t = (|x| - k) / (|x| + k)
@@ -322,7 +334,7 @@ ALWAYS_INLINE vec vec_normal(vec x, vec *density) {
 #endif
     vec a = vec_min(vec_abs(x), vec_set(farthest));
     vec g = vec_exp(a * a * (real)-0.5);
-    vec t = (a - k) / (a + k);
+    vec t = vec_divide(a - k, a + k);
 #if DD_REAL_BITS == 64
     vec p = POLYNOMIAL(t, 2.0875112380444227e-9, 1.3271244580938049e-9, -2.62488800687930565e-8, -2.07954093813283849e-8,
                        1.91512732861942552e-7, 1.21409295428705131e-7, -1.3047139987267332e-6, -6.59201419901017367e-8,
@@ -335,7 +347,7 @@ ALWAYS_INLINE vec vec_normal(vec x, vec *density) {
                        -3.218534183e-2f, 2.859756509e-2f, 1.399869092e-2f, -9.670339197e-2f, 4.72053217e-1f);
 #endif
     *density = g * (real)0.398942280401432678;
-    vec tail = g * p / (a + (real)1);
+    vec tail = vec_divide(g * p, a + (real)1);
     return vec_where(x < (real)0, tail, (real)1 - tail);
 }
 

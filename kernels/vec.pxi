@@ -31,6 +31,7 @@ cdef extern from "vec.h" nogil:
     vec vec_where(ivec, vec, vec)
     vec vec_max(vec, vec)
     vec vec_min(vec, vec)
+    vec vec_divide(vec, vec)
     vec vec_exp(vec)
     vec vec_log(vec)
     vec vec_log1p(vec)
