@@ -26,3 +26,4 @@ from .losses import *  # noqa: E402, F403
 from .normalization import *  # noqa: E402, F403
 from .optimizers import *  # noqa: E402, F403
 from .random import *  # noqa: E402, F403
+from .recurrent import *  # noqa: E402, F403

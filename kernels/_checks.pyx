@@ -147,6 +147,24 @@ cdef void apart(str name, cnp.ndarray out, str other_name, object other) except 
         raise ValueError(f"{name}: expected memory of its own for the result, got an array that overlaps {other_name}")
 
 
+cdef void all_apart(tuple names, tuple arrays, int results) except *:
+    """The first `results` arrays overlap neither each other nor the rest; all are contiguous: ranges of addresses. None is
+    passed over."""
+    cdef char* start[24]
+    cdef char* stop[24]
+    cdef int i, j, n = len(arrays)
+    for i in range(n):
+        start[i] = stop[i] = NULL
+        if arrays[i] is not None:
+            start[i] = <char*> cnp.PyArray_DATA(<cnp.ndarray> arrays[i])
+            stop[i] = start[i] + cnp.PyArray_NBYTES(<cnp.ndarray> arrays[i])
+    for i in range(results):
+        for j in range(n):
+            if (j < i or j >= results) and start[i] < stop[j] and start[j] < stop[i]:
+                raise ValueError(
+                    f"{names[i]}: expected memory of its own for the result, got an array that overlaps {names[j]}")
+
+
 # The checks of kernels that every training update calls, compiled so that they cost nanoseconds.
 
 # The number by which compiled code knows each activation; tile epilogues apply those up to sigmoid.

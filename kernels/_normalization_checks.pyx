@@ -4,7 +4,7 @@ from libc.math cimport INFINITY, isfinite
 
 cimport numpy as cnp
 
-from dd2424fast.kernels._checks cimport real_matrix, real_vector, result_matrix, result_vector
+from dd2424fast.kernels._checks cimport all_apart, real_matrix, real_vector, result_matrix, result_vector
 
 from dd2424fast.kernels._checks import ACTIVATIONS, check_activation
 
@@ -30,21 +30,6 @@ cdef cnp.ndarray vector_result(str name, object out, Py_ssize_t size, int typenu
 cdef cnp.ndarray updated_vector(str name, object v, Py_ssize_t size, int typenum):
     """A vector that the kernel reads and writes: it must be given."""
     return real_vector(name, v, size, typenum) if v is None else result_vector(name, v, size, typenum)
-
-
-cdef void all_apart(tuple names, tuple arrays, int results) except *:
-    """The first `results` arrays overlap neither each other nor the rest; all are contiguous: ranges of addresses."""
-    cdef char* start[8]
-    cdef char* stop[8]
-    cdef int i, j, n = len(arrays)
-    for i in range(n):
-        start[i] = <char*> cnp.PyArray_DATA(<cnp.ndarray> arrays[i])
-        stop[i] = start[i] + cnp.PyArray_NBYTES(<cnp.ndarray> arrays[i])
-    for i in range(results):
-        for j in range(n):
-            if (j < i or j >= results) and start[i] < stop[j] and start[j] < stop[i]:
-                raise ValueError(
-                    f"{names[i]}: expected memory of its own for the result, got an array that overlaps {names[j]}")
 
 
 cdef double small_number(str name, object value, double highest) except? -1:

@@ -1,0 +1,689 @@
+"""RNN, LSTM and GRU through time; compiled for float32 and float64. Arguments come checked (kernels/recurrent.py).
+
+U is packed once per call. Forward, a panel holds all gates of one vector of units, so that the tile which finishes their
+sums applies the gates before they leave the registers; backward, the transpose lies in the product's own panels. Threads
+share out the sequences: each runs the whole time loop for its own, without waiting for the others.
+
+One sequence alone meets U once a step: there packing costs more than it brings, and U is read where it lies, as many
+columns (forward) or rows (backward) at a time as keep the multiply-adds from waiting for each other.
+"""
+from cython.parallel cimport prange
+from libc.stdint cimport int64_t
+from libc.string cimport memcpy, memset
+
+from dd2424fast.kernels._team cimport team_size
+
+include "vec.pxi"
+include "tile.pxi"
+include "activation.pxi"
+include "product.pxi"
+
+cdef enum:
+    GRAIN = 500000      # floating-point operations that are worth a thread
+
+ctypedef struct Layer:
+    Py_ssize_t T, B, H
+    int gates               # 1: RNN, 3: GRU, 4: LSTM
+    const int64_t* counts
+    const real* a
+    const int64_t* ids      # or NULL: row r reads row r of a
+    const real* U
+    const real* h0          # or NULL
+    const real* c0          # or NULL
+    real* h                 # results of the forward pass
+    real* previous
+    real* gate
+    real* c                 # LSTM: the cell; GRU: the candidate q
+    real* h_last
+    real* c_last
+    const real* dh          # of the backward pass
+    real* da
+    real* du                # GRU
+    real* dh0
+    real* dc0
+    real* panels            # U packed
+    real* bias              # gates * H, and for a GRU H more: b's and bU's last columns stay apart
+
+
+cdef inline real* pointer(object a) noexcept:
+    return NULL if a is None else data(<cnp.ndarray> a)
+
+
+cdef Layer layer_of(int gates, cnp.ndarray U, cnp.ndarray counts, cnp.ndarray work) noexcept:
+    cdef Layer s
+    memset(&s, 0, sizeof(Layer))
+    s.gates = gates
+    s.H = cnp.PyArray_DIM(U, 0)
+    s.U = data(U)
+    s.counts = <const int64_t*> cnp.PyArray_DATA(counts)
+    s.T = cnp.PyArray_DIM(counts, 0)
+    s.B = s.counts[0]
+    # A panel begins at a cache line where the memory allows it.
+    s.panels = data(work) + vec_misaligned(data(work))
+    s.bias = s.panels + gates * s.H * ((s.H + LANES - 1) // LANES * LANES)
+    return s
+
+
+cdef void add_biases(Layer* s, const real* b, const real* bU) noexcept nogil:
+    """s.bias = b + bU, but for a GRU's last H columns: those of b, then those of bU."""
+    cdef Py_ssize_t j, joined = s.gates * s.H if s.gates != 3 else 2 * s.H
+    for j in range(joined):
+        s.bias[j] = (0 if b == NULL else b[j]) + (0 if bU == NULL else bU[j])
+    if s.gates == 3:
+        for j in range(s.H):
+            s.bias[joined + j] = 0 if b == NULL else b[joined + j]
+            s.bias[joined + s.H + j] = 0 if bU == NULL else bU[joined + j]
+
+
+cdef void pack_gates(Layer* s) noexcept nogil:
+    """Panels of (H, gates * LANES): all gates of one vector of units, side by side."""
+    cdef Py_ssize_t H = s.H, u = 0, k, size
+    cdef real* to = s.panels
+    cdef const real* row
+    cdef int g
+    while u < H:
+        size = min(<Py_ssize_t> LANES, H - u)
+        row = s.U + u
+        for k in range(H):
+            for g in range(s.gates):
+                vec_store(to, load_some(row + g * H, size))
+                to += LANES
+            row += s.gates * H
+        u += LANES
+
+
+cdef inline vec load_some(const real* p, Py_ssize_t size) noexcept nogil:
+    """`size` elements, at most a vector; zero beyond."""
+    if size == LANES:
+        return vec_load(p)
+    return vec_load_part(p, size)
+
+
+cdef inline void store_some(real* p, vec v, Py_ssize_t size) noexcept nogil:
+    if size == LANES:
+        vec_store(p, v)
+    else:
+        vec_store_part(p, v, size)
+
+
+# ---- sharing out -----------------------------------------------------------------------------------------------------
+
+cdef Py_ssize_t share_begins(const Layer* s, int part, int parts) noexcept nogil:
+    """The first sequence of a share, so that all shares have about as many rows."""
+    cdef Py_ssize_t t, j, rows = 0, before = 0, length = s.T
+    if part == 0:
+        return 0
+    if part == parts:
+        return s.B
+    for t in range(s.T):
+        rows += s.counts[t]
+    for j in range(s.B):
+        while s.counts[length - 1] <= j:
+            length -= 1
+        if 2 * before + length >= 2 * (rows * part // parts):
+            return j
+        before += length
+    return s.B
+
+
+cdef int team(const Layer* s) noexcept nogil:
+    cdef Py_ssize_t t, rows = 0
+    for t in range(s.T):
+        rows += s.counts[t]
+    return <int> min(<Py_ssize_t> team_size(2.0 * s.gates * rows * s.H * s.H, GRAIN), s.B)
+
+
+ctypedef void (*Pass)(const Layer* s, Py_ssize_t first, Py_ssize_t stop) noexcept nogil
+
+
+cdef void run(Pass walk, const Layer* s) noexcept nogil:
+    """Let the team walk through time, each thread with its own sequences."""
+    cdef int part, parts = team(s)
+    if parts == 1:
+        walk(s, 0, s.B)
+    else:
+        for part in prange(parts, num_threads=parts, schedule="static", chunksize=1):
+            walk(s, share_begins(s, part, parts), share_begins(s, part + 1, parts))
+
+
+# ---- one step of a row -----------------------------------------------------------------------------------------------
+# `sums` holds h_{t-1} U of one vector of units (all gates), u is its first unit, `size` its units. `next` is where the state
+# goes besides h: the row of the next step's `previous`, or of h_last where the sequence ends.
+
+cdef inline void lstm_end(const Layer* s, vec i, vec f, vec g, vec o, const real* x, const real* c_before, real* gate, real* c,
+                         real* h, real* next, real* c_last, Py_ssize_t u, Py_ssize_t size) noexcept nogil:
+    cdef Py_ssize_t H = s.H
+    cdef const real* b = s.bias
+    cdef vec cell, state
+    i = vec_sigmoid(i + load_some(x + u, size) + load_some(b + u, size))
+    f = vec_sigmoid(f + load_some(x + H + u, size) + load_some(b + H + u, size))
+    g = vec_tanh(g + load_some(x + 2 * H + u, size) + load_some(b + 2 * H + u, size))
+    o = vec_sigmoid(o + load_some(x + 3 * H + u, size) + load_some(b + 3 * H + u, size))
+    store_some(gate + u, i, size)
+    store_some(gate + H + u, f, size)
+    store_some(gate + 2 * H + u, g, size)
+    store_some(gate + 3 * H + u, o, size)
+    cell = i * g
+    if c_before != NULL:
+        cell = cell + f * load_some(c_before + u, size)
+    state = o * vec_tanh(cell)
+    store_some(c + u, cell, size)
+    store_some(h + u, state, size)
+    store_some(next + u, state, size)
+    if c_last != NULL:
+        store_some(c_last + u, cell, size)
+
+
+cdef inline void gru_end(const Layer* s, vec r, vec z, vec q, const real* x, const real* before, real* gate, real* candidate,
+                        real* h, real* next, Py_ssize_t u, Py_ssize_t size) noexcept nogil:
+    cdef Py_ssize_t H = s.H
+    cdef const real* b = s.bias
+    cdef vec n, state
+    r = vec_sigmoid(r + load_some(x + u, size) + load_some(b + u, size))
+    z = vec_sigmoid(z + load_some(x + H + u, size) + load_some(b + H + u, size))
+    q = q + load_some(b + 3 * H + u, size)
+    n = vec_tanh(load_some(x + 2 * H + u, size) + load_some(b + 2 * H + u, size) + r * q)
+    state = n + z * (load_some(before + u, size) - n)
+    store_some(gate + u, r, size)
+    store_some(gate + H + u, z, size)
+    store_some(gate + 2 * H + u, n, size)
+    store_some(candidate + u, q, size)
+    store_some(h + u, state, size)
+    store_some(next + u, state, size)
+
+
+cdef inline void rnn_end(const Layer* s, vec z, const real* x, real* h, real* next, Py_ssize_t u, Py_ssize_t size) noexcept nogil:
+    z = vec_tanh(z + load_some(x + u, size) + load_some(s.bias + u, size))
+    store_some(h + u, z, size)
+    store_some(next + u, z, size)
+
+
+cdef struct Step:
+    Py_ssize_t row          # of this step's first sequence, in the arrays of R rows
+    Py_ssize_t next         # of the next step's
+    Py_ssize_t going        # sequences that run at the next step
+    const real* c_before    # c of the step before, sequence 0; or NULL: zeros
+    Py_ssize_t K            # H, or 0 where the state before is all zeros
+
+
+cdef inline forced_inline_void end_row(const int G, const Layer* s, const Step* at, Py_ssize_t j, const vec* sums, Py_ssize_t u,
+                         Py_ssize_t size) noexcept nogil:
+    """Apply the gates to one vector of units of sequence j."""
+    cdef Py_ssize_t H = s.H, row = at.row + j
+    cdef const real* x = s.a + (row if s.ids == NULL else s.ids[row]) * G * H
+    cdef real* next = s.previous + (at.next + j) * H if j < at.going else s.h_last + j * H
+    if G == 4:
+        lstm_end(s, sums[0], sums[1], sums[2], sums[3], x, NULL if at.c_before == NULL else at.c_before + j * H,
+                 s.gate + row * G * H, s.c + row * H, s.h + row * H, next, NULL if j < at.going else s.c_last + j * H, u, size)
+    elif G == 3:
+        gru_end(s, sums[0], sums[1], sums[2], x, s.previous + row * H, s.gate + row * G * H, s.c + row * H, s.h + row * H,
+                next, u, size)
+    else:
+        rnn_end(s, sums[0], x, s.h + row * H, next, u, size)
+
+
+# ---- forward ---------------------------------------------------------------------------------------------------------
+
+cdef inline forced_inline_void gate_tile(const int R, const int G, const int V, const Layer* s, const Step* at, Py_ssize_t j,
+                                         const real* panel, Py_ssize_t panel_size, Py_ssize_t u) noexcept nogil:
+    """R sequences from j on, V vectors of units (all G gates) from u on: V G sums a row."""
+    cdef vec total[12][4]
+    cdef vec w[4]
+    cdef vec x
+    cdef const real* a = s.previous + (at.row + j) * s.H
+    cdef Py_ssize_t k, size, H = s.H
+    cdef int r, g, v
+    for r in range(R):
+        for g in range(V * G):
+            total[r][g] = vec_zero()
+    for k in range(at.K):
+        for v in range(V):
+            for g in range(G):
+                w[v * G + g] = vec_load(panel + v * panel_size + g * LANES)
+                vec_prefetch(panel + v * panel_size + g * LANES + 16 * G * LANES)
+        for r in range(R):
+            x = vec_set(a[r * H + k])
+            for g in range(V * G):
+                total[r][g] = total[r][g] + x * w[g]
+        panel += G * LANES
+    for v in range(V):
+        size = min(<Py_ssize_t> LANES, H - u - v * LANES)
+        for r in range(R):
+            end_row(G, s, at, j + r, &total[r][v * G], u + v * LANES, size)
+
+
+cdef void lstm_tile(int R, const Layer* s, const Step* at, Py_ssize_t j, const real* panel, Py_ssize_t u) noexcept nogil:
+    if R == 6: gate_tile(6, 4, 1, s, at, j, panel, 0, u)
+    elif R == 5: gate_tile(5, 4, 1, s, at, j, panel, 0, u)
+    elif R == 4: gate_tile(4, 4, 1, s, at, j, panel, 0, u)
+    elif R == 3: gate_tile(3, 4, 1, s, at, j, panel, 0, u)
+    elif R == 2: gate_tile(2, 4, 1, s, at, j, panel, 0, u)
+    else: gate_tile(1, 4, 1, s, at, j, panel, 0, u)
+
+
+cdef void gru_tile(int R, const Layer* s, const Step* at, Py_ssize_t j, const real* panel, Py_ssize_t u) noexcept nogil:
+    if R == 8: gate_tile(8, 3, 1, s, at, j, panel, 0, u)
+    elif R == 7: gate_tile(7, 3, 1, s, at, j, panel, 0, u)
+    elif R == 6: gate_tile(6, 3, 1, s, at, j, panel, 0, u)
+    elif R == 5: gate_tile(5, 3, 1, s, at, j, panel, 0, u)
+    elif R == 4: gate_tile(4, 3, 1, s, at, j, panel, 0, u)
+    elif R == 3: gate_tile(3, 3, 1, s, at, j, panel, 0, u)
+    elif R == 2: gate_tile(2, 3, 1, s, at, j, panel, 0, u)
+    else: gate_tile(1, 3, 1, s, at, j, panel, 0, u)
+
+
+cdef void rnn_tile(int R, int V, const Layer* s, const Step* at, Py_ssize_t j, const real* panel, Py_ssize_t panel_size,
+                   Py_ssize_t u) noexcept nogil:
+    if V == 3:
+        if R == 8: gate_tile(8, 1, 3, s, at, j, panel, panel_size, u)
+        elif R == 7: gate_tile(7, 1, 3, s, at, j, panel, panel_size, u)
+        elif R == 6: gate_tile(6, 1, 3, s, at, j, panel, panel_size, u)
+        elif R == 5: gate_tile(5, 1, 3, s, at, j, panel, panel_size, u)
+        elif R == 4: gate_tile(4, 1, 3, s, at, j, panel, panel_size, u)
+        elif R == 3: gate_tile(3, 1, 3, s, at, j, panel, panel_size, u)
+        elif R == 2: gate_tile(2, 1, 3, s, at, j, panel, panel_size, u)
+        else: gate_tile(1, 1, 3, s, at, j, panel, panel_size, u)
+    elif V == 2:
+        if R == 8: gate_tile(8, 1, 2, s, at, j, panel, panel_size, u)
+        elif R == 7: gate_tile(7, 1, 2, s, at, j, panel, panel_size, u)
+        elif R == 6: gate_tile(6, 1, 2, s, at, j, panel, panel_size, u)
+        elif R == 5: gate_tile(5, 1, 2, s, at, j, panel, panel_size, u)
+        elif R == 4: gate_tile(4, 1, 2, s, at, j, panel, panel_size, u)
+        elif R == 3: gate_tile(3, 1, 2, s, at, j, panel, panel_size, u)
+        elif R == 2: gate_tile(2, 1, 2, s, at, j, panel, panel_size, u)
+        else: gate_tile(1, 1, 2, s, at, j, panel, panel_size, u)
+    elif R == 8: gate_tile(8, 1, 1, s, at, j, panel, panel_size, u)
+    elif R == 7: gate_tile(7, 1, 1, s, at, j, panel, panel_size, u)
+    elif R == 6: gate_tile(6, 1, 1, s, at, j, panel, panel_size, u)
+    elif R == 5: gate_tile(5, 1, 1, s, at, j, panel, panel_size, u)
+    elif R == 4: gate_tile(4, 1, 1, s, at, j, panel, panel_size, u)
+    elif R == 3: gate_tile(3, 1, 1, s, at, j, panel, panel_size, u)
+    elif R == 2: gate_tile(2, 1, 1, s, at, j, panel, panel_size, u)
+    else: gate_tile(1, 1, 1, s, at, j, panel, panel_size, u)
+
+
+cdef void step_forward(const Layer* s, const Step* at, Py_ssize_t first, Py_ssize_t stop) noexcept nogil:
+    """Sequences first to stop, by tiles of nearly equal height; a panel serves all of them before the next one is read."""
+    cdef Py_ssize_t most = (6 if s.gates == 4 else 8) if ROWS_2 == 8 else (2 if s.gates == 4 else 3 if s.gates == 3 else 4)
+    cdef Py_ssize_t n = stop - first, tiles = (n + most - 1) // most, i, j, u = 0, panel_size = s.gates * s.H * LANES
+    cdef Py_ssize_t vectors
+    cdef int R, V
+    cdef const real* panel = s.panels
+    while u < s.H:
+        vectors = (s.H - u + LANES - 1) // LANES
+        V = 1 if s.gates > 1 else <int> (vectors if vectors <= 3 else 2 if vectors == 4 else 3)
+        for i in range(tiles):
+            j = first + n * i // tiles
+            R = <int> (first + n * (i + 1) // tiles - j)
+            if s.gates == 4:
+                lstm_tile(R, s, at, j, panel, u)
+            elif s.gates == 3:
+                gru_tile(R, s, at, j, panel, u)
+            else:
+                rnn_tile(R, V, s, at, j, panel, panel_size, u)
+        panel += V * panel_size
+        u += V * LANES
+
+
+cdef inline forced_inline_void row_sums(const int V, Py_ssize_t K, const real* x, const real* b, Py_ssize_t b_row, real* c,
+                                        Py_ssize_t size) noexcept nogil:
+    """c[size] = x[K] B for V vectors of columns; two chains of sums where V alone would leave the units waiting."""
+    cdef vec even[8]
+    cdef vec odd[8]
+    cdef vec y, z
+    cdef int v
+    cdef Py_ssize_t k = 0
+    for v in range(V):
+        even[v] = vec_zero()
+        odd[v] = vec_zero()
+    while k + 2 <= K:
+        y, z = vec_set(x[k]), vec_set(x[k + 1])
+        for v in range(V - 1):
+            even[v] = even[v] + y * vec_load(b + v * LANES)
+            odd[v] = odd[v] + z * vec_load(b + b_row + v * LANES)
+        even[V - 1] = even[V - 1] + y * load_some(b + (V - 1) * LANES, size - (V - 1) * LANES)
+        odd[V - 1] = odd[V - 1] + z * load_some(b + b_row + (V - 1) * LANES, size - (V - 1) * LANES)
+        b += 2 * b_row
+        k += 2
+    if k < K:
+        y = vec_set(x[k])
+        for v in range(V - 1):
+            even[v] = even[v] + y * vec_load(b + v * LANES)
+        even[V - 1] = even[V - 1] + y * load_some(b + (V - 1) * LANES, size - (V - 1) * LANES)
+    for v in range(V - 1):
+        vec_store(c + v * LANES, even[v] + odd[v])
+    store_some(c + (V - 1) * LANES, even[V - 1] + odd[V - 1], size - (V - 1) * LANES)
+
+
+cdef void row_times(Py_ssize_t K, Py_ssize_t N, const real* x, const real* b, real* c) noexcept nogil:
+    """c[N] = x[K] B[K, N], B where it lies."""
+    cdef Py_ssize_t j = 0, left
+    while j < N:
+        left = N - j
+        if left >= 8 * LANES:
+            row_sums(8, K, x, b + j, N, c + j, 8 * LANES)
+            j += 8 * LANES
+        elif left > 4 * LANES:
+            if left > 6 * LANES: row_sums(7, K, x, b + j, N, c + j, min(left, 7 * <Py_ssize_t> LANES))
+            elif left > 5 * LANES: row_sums(6, K, x, b + j, N, c + j, left)
+            else: row_sums(5, K, x, b + j, N, c + j, left)
+            j += 7 * LANES
+        else:
+            if left > 3 * LANES: row_sums(4, K, x, b + j, N, c + j, left)
+            elif left > 2 * LANES: row_sums(3, K, x, b + j, N, c + j, left)
+            elif left > LANES: row_sums(2, K, x, b + j, N, c + j, left)
+            else: row_sums(1, K, x, b + j, N, c + j, left)
+            j += 4 * LANES
+
+
+cdef void single_forward(const Layer* s, const Step* at) noexcept nogil:
+    """One step of a batch of one: its sums wait in the packing's memory, which is free."""
+    cdef Py_ssize_t H = s.H, u = 0, size
+    cdef int g
+    cdef vec sums[4]
+    cdef real* z = s.panels
+    if at.K == 0:
+        memset(z, 0, s.gates * H * sizeof(real))
+    else:
+        row_times(H, s.gates * H, s.previous + at.row * H, s.U, z)
+    while u < H:
+        size = min(<Py_ssize_t> LANES, H - u)
+        for g in range(s.gates):
+            sums[g] = load_some(z + g * H + u, size)
+        if s.gates == 4:
+            end_row(4, s, at, 0, sums, u, size)
+        elif s.gates == 3:
+            end_row(3, s, at, 0, sums, u, size)
+        else:
+            end_row(1, s, at, 0, sums, u, size)
+        u += LANES
+
+
+cdef void forward(const Layer* s, Py_ssize_t first, Py_ssize_t stop) noexcept nogil:
+    """Sequences first to stop, through time."""
+    cdef Py_ssize_t t, H = s.H, n = (stop - first) * H
+    cdef Step at
+    if n == 0:
+        return
+    if s.h0 == NULL:
+        memset(s.previous + first * H, 0, n * sizeof(real))
+    else:
+        memcpy(s.previous + first * H, s.h0 + first * H, n * sizeof(real))
+    at.row = 0
+    at.c_before = s.c0
+    for t in range(s.T):
+        if s.counts[t] <= first:
+            break
+        at.next = at.row + s.counts[t]
+        at.going = s.counts[t + 1] if t + 1 < s.T else 0
+        at.K = 0 if t == 0 and s.h0 == NULL else H
+        if s.B == 1:
+            single_forward(s, &at)
+        else:
+            step_forward(s, &at, first, min(stop, <Py_ssize_t> s.counts[t]))
+        at.c_before = s.c + at.row * H
+        at.row = at.next
+
+
+cdef void run_forward(Layer* s, const real* b, const real* bU) noexcept nogil:
+    add_biases(s, b, bU)
+    if s.B > 1:
+        pack_gates(s)
+    run(forward, s)
+
+
+def rnn_forward(cnp.ndarray a, b, cnp.ndarray U, bU, h0, cnp.ndarray counts, ids, cnp.ndarray h, cnp.ndarray previous,
+                cnp.ndarray h_last, cnp.ndarray work):
+    cdef Layer s = layer_of(1, U, counts, work)
+    cdef real* biases[2]
+    biases[0], biases[1] = pointer(b), pointer(bU)
+    s.a, s.h0 = data(a), pointer(h0)
+    s.ids = NULL if ids is None else <const int64_t*> cnp.PyArray_DATA(<cnp.ndarray> ids)
+    s.h, s.previous, s.h_last = data(h), data(previous), data(h_last)
+    with nogil:
+        run_forward(&s, biases[0], biases[1])
+    return h, previous, h_last
+
+
+def lstm_forward(cnp.ndarray a, b, cnp.ndarray U, bU, h0, c0, cnp.ndarray counts, ids, cnp.ndarray h, cnp.ndarray previous,
+                 cnp.ndarray gates, cnp.ndarray c, cnp.ndarray h_last, cnp.ndarray c_last, cnp.ndarray work):
+    cdef Layer s = layer_of(4, U, counts, work)
+    cdef real* biases[2]
+    biases[0], biases[1] = pointer(b), pointer(bU)
+    s.a, s.h0, s.c0 = data(a), pointer(h0), pointer(c0)
+    s.ids = NULL if ids is None else <const int64_t*> cnp.PyArray_DATA(<cnp.ndarray> ids)
+    s.h, s.previous, s.gate, s.c = data(h), data(previous), data(gates), data(c)
+    s.h_last, s.c_last = data(h_last), data(c_last)
+    with nogil:
+        run_forward(&s, biases[0], biases[1])
+    return h, previous, gates, c, h_last, c_last
+
+
+def gru_forward(cnp.ndarray a, b, cnp.ndarray U, bU, h0, cnp.ndarray counts, ids, cnp.ndarray h, cnp.ndarray previous,
+                cnp.ndarray gates, cnp.ndarray candidate, cnp.ndarray h_last, cnp.ndarray work):
+    cdef Layer s = layer_of(3, U, counts, work)
+    cdef real* biases[2]
+    biases[0], biases[1] = pointer(b), pointer(bU)
+    s.a, s.h0 = data(a), pointer(h0)
+    s.ids = NULL if ids is None else <const int64_t*> cnp.PyArray_DATA(<cnp.ndarray> ids)
+    s.h, s.previous, s.gate, s.c, s.h_last = data(h), data(previous), data(gates), data(candidate), data(h_last)
+    with nogil:
+        run_forward(&s, biases[0], biases[1])
+    return h, previous, gates, candidate, h_last
+
+
+# ---- backward --------------------------------------------------------------------------------------------------------
+# dh0 and dc0 carry the gradients from step to step. They begin as the gradients of the last states: a sequence that is
+# shorter than others finds its own there when the walk reaches its last step.
+
+cdef inline void rnn_row_back(const Layer* s, Py_ssize_t row, Py_ssize_t j) noexcept nogil:
+    cdef Py_ssize_t H = s.H, u = 0, size
+    cdef vec h
+    while u < H:
+        size = min(<Py_ssize_t> LANES, H - u)
+        h = load_some(s.h + row * H + u, size)
+        store_some(s.da + row * H + u, (load_some(s.dh + row * H + u, size) + load_some(s.dh0 + j * H + u, size))
+                   * (vec_set(1) - h * h), size)
+        u += LANES
+
+
+cdef inline void lstm_row_back(const Layer* s, Py_ssize_t row, Py_ssize_t j, const real* c_before) noexcept nogil:
+    cdef Py_ssize_t H = s.H, u = 0, size
+    cdef vec one = vec_set(1), i, f, g, o, d, dc, squashed, before
+    cdef const real* gate = s.gate + row * 4 * H
+    cdef real* da = s.da + row * 4 * H
+    while u < H:
+        size = min(<Py_ssize_t> LANES, H - u)
+        i, f = load_some(gate + u, size), load_some(gate + H + u, size)
+        g, o = load_some(gate + 2 * H + u, size), load_some(gate + 3 * H + u, size)
+        before = vec_zero() if c_before == NULL else load_some(c_before + u, size)
+        squashed = vec_tanh(load_some(s.c + row * H + u, size))
+        d = load_some(s.dh + row * H + u, size) + load_some(s.dh0 + j * H + u, size)
+        dc = load_some(s.dc0 + j * H + u, size) + d * o * (one - squashed * squashed)
+        store_some(s.dc0 + j * H + u, dc * f, size)
+        store_some(da + u, dc * g * i * (one - i), size)
+        store_some(da + H + u, dc * before * f * (one - f), size)
+        store_some(da + 2 * H + u, dc * i * (one - g * g), size)
+        store_some(da + 3 * H + u, d * squashed * o * (one - o), size)
+        u += LANES
+
+
+cdef inline void gru_row_back(const Layer* s, Py_ssize_t row, Py_ssize_t j) noexcept nogil:
+    """Leaves the direct part d z in dh0: the product adds to it."""
+    cdef Py_ssize_t H = s.H, u = 0, size
+    cdef vec one = vec_set(1), r, z, n, q, d, dn, dr, dz
+    cdef const real* gate = s.gate + row * 3 * H
+    cdef real* da = s.da + row * 3 * H
+    cdef real* du = s.du + row * 3 * H
+    while u < H:
+        size = min(<Py_ssize_t> LANES, H - u)
+        r, z, n = load_some(gate + u, size), load_some(gate + H + u, size), load_some(gate + 2 * H + u, size)
+        q = load_some(s.c + row * H + u, size)
+        d = load_some(s.dh + row * H + u, size) + load_some(s.dh0 + j * H + u, size)
+        dn = d * (one - z) * (one - n * n)
+        dz = d * (load_some(s.previous + row * H + u, size) - n) * z * (one - z)
+        dr = dn * q * r * (one - r)
+        store_some(s.dh0 + j * H + u, d * z, size)
+        store_some(da + u, dr, size)
+        store_some(da + H + u, dz, size)
+        store_some(da + 2 * H + u, dn, size)
+        store_some(du + u, dr, size)
+        store_some(du + H + u, dz, size)
+        store_some(du + 2 * H + u, dn * r, size)
+        u += LANES
+
+
+cdef void carry_back(const Layer* s, Py_ssize_t row, Py_ssize_t first, Py_ssize_t stop) noexcept nogil:
+    """dh0 (+)= da U^T for sequences first to stop, whose step's rows begin at `row`."""
+    cdef Product p
+    cdef Py_ssize_t K = s.gates * s.H
+    cdef const real* da = (s.du if s.gates == 3 else s.da) + row * K
+    if s.B == 1:
+        times_transpose(K, s.H, da, s.U, s.dh0, s.gates == 3)
+        return
+    p.M, p.N, p.K = stop - first, s.H, K
+    p.a, p.a_row, p.a_step = da + first * K, K, 1
+    p.b, p.b_row, p.b_step = NULL, 0, 0
+    p.packed = s.panels
+    p.c, p.c_row = s.dh0 + first * s.H, s.H
+    p.accumulate = s.gates == 3
+    p.bias, p.activation, p.edge, p.in_place = NULL, IDENTITY, 0, False
+    p.vectors = (s.H + LANES - 1) // LANES
+    panels(&p, 0, p.M, 0, panels_of(p.vectors))
+
+
+cdef void times_transpose(Py_ssize_t K, Py_ssize_t N, const real* x, const real* b, real* c, bint accumulate) noexcept nogil:
+    """c[N] (+)= x[K] B^T for B[N, K] where it lies: eight rows of B at a time."""
+    cdef Py_ssize_t j = 0
+    while j + 8 <= N:
+        dots(1, 8, K, x, 0, b + j * K, K, c + j, 0, accumulate)
+        j += 8
+    while j < N:
+        dots(1, 1, K, x, 0, b + j * K, K, c + j, 0, accumulate)
+        j += 1
+
+
+cdef void backward(const Layer* s, Py_ssize_t first, Py_ssize_t stop) noexcept nogil:
+    """Sequences first to stop, back through time."""
+    cdef Py_ssize_t t, j, end, H = s.H, row = 0
+    cdef const real* c_before
+    if first == stop:
+        return
+    for t in range(s.T):
+        row += s.counts[t]
+    for t in range(s.T - 1, -1, -1):
+        row -= s.counts[t]
+        end = min(stop, <Py_ssize_t> s.counts[t])
+        if end <= first:
+            continue
+        c_before = s.c0 if t == 0 else s.c + (row - s.counts[t - 1]) * H
+        for j in range(first, end):
+            if s.gates == 4:
+                lstm_row_back(s, row + j, j, NULL if c_before == NULL else c_before + j * H)
+            elif s.gates == 3:
+                gru_row_back(s, row + j, j)
+            else:
+                rnn_row_back(s, row + j, j)
+        carry_back(s, row, first, end)
+
+
+cdef void begin(real* carried, const real* last, Py_ssize_t size) noexcept nogil:
+    if last == NULL:
+        memset(carried, 0, size * sizeof(real))
+    elif last != carried:
+        memcpy(carried, last, size * sizeof(real))
+
+
+cdef void run_backward(Layer* s, const real* dh_last, const real* dc_last) noexcept nogil:
+    begin(s.dh0, dh_last, s.B * s.H)
+    if s.gates == 4:
+        begin(s.dc0, dc_last, s.B * s.H)
+    if s.B > 1:
+        pack_all(s.U, 1, s.gates * s.H, s.gates * s.H, s.H, s.panels)
+    run(backward, s)
+
+
+def rnn_backward(cnp.ndarray dh, dh_last, cnp.ndarray U, cnp.ndarray h, cnp.ndarray counts, cnp.ndarray da, cnp.ndarray dh0,
+                 cnp.ndarray work):
+    cdef Layer s = layer_of(1, U, counts, work)
+    cdef real* last = pointer(dh_last)
+    s.dh, s.h, s.da, s.dh0 = data(dh), data(h), data(da), data(dh0)
+    with nogil:
+        run_backward(&s, last, NULL)
+    return da, dh0
+
+
+def lstm_backward(cnp.ndarray dh, dh_last, dc_last, cnp.ndarray U, cnp.ndarray gates, cnp.ndarray c, c0, cnp.ndarray counts,
+                  cnp.ndarray da, cnp.ndarray dh0, cnp.ndarray dc0, cnp.ndarray work):
+    cdef Layer s = layer_of(4, U, counts, work)
+    cdef real* last[2]
+    last[0], last[1] = pointer(dh_last), pointer(dc_last)
+    s.dh, s.gate, s.c, s.c0 = data(dh), data(gates), data(c), pointer(c0)
+    s.da, s.dh0, s.dc0 = data(da), data(dh0), data(dc0)
+    with nogil:
+        run_backward(&s, last[0], last[1])
+    return da, dh0, dc0
+
+
+def gru_backward(cnp.ndarray dh, dh_last, cnp.ndarray U, cnp.ndarray previous, cnp.ndarray gates, cnp.ndarray candidate,
+                 cnp.ndarray counts, cnp.ndarray da, cnp.ndarray du, cnp.ndarray dh0, cnp.ndarray work):
+    cdef Layer s = layer_of(3, U, counts, work)
+    cdef real* last = pointer(dh_last)
+    s.dh, s.previous, s.gate, s.c = data(dh), data(previous), data(gates), data(candidate)
+    s.da, s.du, s.dh0 = data(da), data(du), data(dh0)
+    with nogil:
+        run_backward(&s, last, NULL)
+    return da, du, dh0
+
+
+# ---- rows of a table -------------------------------------------------------------------------------------------------
+
+cdef void add_to(real* to, const real* x, Py_ssize_t n) noexcept nogil:
+    cdef Py_ssize_t i = 0
+    while i + LANES <= n:
+        vec_store(to + i, vec_load(to + i) + vec_load(x + i))
+        i += LANES
+    vec_store_part(to + i, vec_load_part(to + i, n - i) + vec_load_part(x + i, n - i), n - i)
+
+
+def take_rows(cnp.ndarray table, cnp.ndarray ids, cnp.ndarray out):
+    cdef const int64_t* id = <const int64_t*> cnp.PyArray_DATA(ids)
+    cdef Py_ssize_t R = cnp.PyArray_DIM(ids, 0), D = cnp.PyArray_DIM(table, 1), r
+    cdef const real* source = data(table)
+    cdef real* to = data(out)
+    cdef int threads = team_size(R * D, 32768)
+    with nogil:
+        if threads == 1:
+            for r in range(R):
+                memcpy(to + r * D, source + id[r] * D, D * sizeof(real))
+        else:
+            for r in prange(R, num_threads=threads, schedule="static"):
+                memcpy(to + r * D, source + id[r] * D, D * sizeof(real))
+    return out
+
+
+cdef void scatter(const real* dy, const int64_t* id, Py_ssize_t R, Py_ssize_t V, Py_ssize_t D, Py_ssize_t first, Py_ssize_t stop,
+                  real* to, bint accumulate) noexcept nogil:
+    """Columns first to stop of all rows: a sum is formed by one thread, in the order of the rows."""
+    cdef Py_ssize_t r, v
+    if not accumulate:
+        for v in range(V):
+            memset(to + v * D + first, 0, (stop - first) * sizeof(real))
+    for r in range(R):
+        add_to(to + id[r] * D + first, dy + r * D + first, stop - first)
+
+
+def scatter_rows(cnp.ndarray dy, cnp.ndarray ids, cnp.ndarray dtable, bint accumulate):
+    cdef const int64_t* id = <const int64_t*> cnp.PyArray_DATA(ids)
+    cdef Py_ssize_t R = cnp.PyArray_DIM(ids, 0), V = cnp.PyArray_DIM(dtable, 0), D = cnp.PyArray_DIM(dtable, 1)
+    cdef const real* rows = data(dy)
+    cdef real* to = data(dtable)
+    cdef int part, parts = <int> min(<Py_ssize_t> team_size(R * D, 32768), max(<Py_ssize_t> 1, D // LANES))
+    with nogil:
+        if parts == 1:
+            scatter(rows, id, R, V, D, 0, D, to, accumulate)
+        else:
+            for part in prange(parts, num_threads=parts, schedule="static", chunksize=1):
+                scatter(rows, id, R, V, D, D * part // parts // LANES * LANES,
+                        D if part == parts - 1 else D * (part + 1) // parts // LANES * LANES, to, accumulate)
+    return dtable
