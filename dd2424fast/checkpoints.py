@@ -18,6 +18,8 @@ def save_checkpoint(trainer, path):
     model, optimizer = trainer.model, trainer.optimizer
     tensors = {"parameters": model.parameters, "buffers": model.buffers}
     tensors.update({f"optimizer.{name}": vector for name, vector in optimizer.state.items()})
+    carried = model._training_work().carried
+    tensors.update({f"carried.{i}": state for i, state in enumerate(carried or ())})
     callbacks = {}
     for key, state in trainer.callback_states().items():
         arrays = {name: value for name, value in state.items() if isinstance(value, np.ndarray)}
@@ -59,6 +61,8 @@ def load_checkpoint(trainer, path):
     trainer.optimizer.load_state(trainer.model, state, header["optimizer_updates"])
     trainer.model.parameters[...] = tensors["parameters"]
     trainer.model.buffers[...] = tensors["buffers"]
+    carried = [tensors[name] for name in sorted(tensors) if name.startswith("carried.")]
+    trainer.model._training_work().carried = tuple(carried) or None
     for name in _COUNTERS:
         setattr(trainer, name, header["trainer"][name])
     trainer.history = History(header["history"])

@@ -84,10 +84,12 @@ def gradcheck(model, x, y, *, loss=None, eps=1e-5, tolerance=1e-5, entries=200, 
 
     def value():
         model.buffers[...] = buffers
-        return loss(model._forward(x, work), y)[0]
+        outputs = model._forward(x, work)
+        return loss(outputs, model._to_rows("y", y, work))[0]
 
     model.buffers[...] = buffers
-    at_start, gradient = loss(model._forward(x, work), y)
+    outputs = model._forward(x, work)
+    at_start, gradient = loss(outputs, model._to_rows("y", y, work))
     noise = 16 * np.finfo(np.float64).eps * abs(at_start) / eps
     dx = model._backward(gradient, work, check_input)
     analytic = {name: (p.value, p.gradient.copy()) for name, p in model.named_parameters() if p.trainable}

@@ -2,8 +2,10 @@
 
 import numpy as np
 
-from .configuration import positive_integer, real_in
-from .nn import BatchNorm, Dropout, Linear, ReLU, Sequential
+from . import kernels
+from .configuration import integer_in, positive_integer, real_in
+from .nn import GRU, LSTM, RNN, BatchNorm, Dropout, Embedding, Linear, Module, ReLU, Sequential
+from .nn.recurrent import as_ids, rows_of
 
 
 class MLP(Sequential):
@@ -56,3 +58,158 @@ class MLP(Sequential):
                 layers.append(Dropout(dropout))
             size = width
         super().__init__(*layers, Linear(size, out_features, init=init), dtype=dtype, seed=seed)
+
+
+class LanguageModel(Module):
+    """A recurrent network that reads token ids and gives the logits of the next token after each.
+
+    It is trained by truncated back-propagation through time: the trainer's updates carry the state on from window to
+    window, as long as the batch keeps its size; `reset_state` begins anew. `forward` and `predict` begin at zero.
+
+    Parameters
+    ----------
+    vocab_size : int
+    cell : {"rnn", "lstm", "gru"}
+    hidden : int
+        Units of each recurrent layer.
+    embedding : int, optional
+        Length of the tokens' vectors; None means one-hot input, which is never materialised.
+    layers : int
+    dropout : float in [0, 1)
+        On what passes from layer to layer, and to the output.
+    dtype : {"float32", "float64"}
+    seed : int, optional
+    """
+
+    takes_lengths = True
+
+    def __init__(
+        self, vocab_size, cell="rnn", hidden=100, embedding=None, layers=1, dropout=0.0, *, dtype="float32", seed=None
+    ):
+        super().__init__(dtype=dtype, seed=seed)
+        cells = {"rnn": RNN, "lstm": LSTM, "gru": GRU}
+        if not isinstance(cell, str) or cell not in cells:
+            raise ValueError(f"cell: expected one of {', '.join(cells)}, got {cell!r}")
+        self.vocab_size = integer_in("vocab_size", vocab_size, 1)
+        self.embedding = None if embedding is None else Embedding(vocab_size, embedding, dtype=dtype)
+        self.rnn = cells[cell](embedding or vocab_size, hidden, layers, dropout, dtype=dtype)
+        self.output = Linear(hidden, vocab_size, dtype=dtype)
+        if seed is not None:
+            self._initialise(seed)
+        self.join()
+
+    def reset_state(self):
+        """Let the next update begin at the zero state."""
+        for work in (self._work, self._inference_work()):
+            if work is not None:
+                work.carried = None
+
+    def _input(self, x):
+        x = as_ids("x", x)
+        self._check_shape(x)
+        return x
+
+    def _check_shape(self, x):
+        if x.ndim != 2:
+            raise ValueError(f"x: expected token ids of shape (batch, time), got shape {x.shape}")
+
+    def _forward(self, x, work):
+        rows = rows_of(x, work.lengths)
+        ids = rows.pack(x)
+        self._check_ids(x, ids, rows)
+        work.saved[self] = rows, ids
+        initial = self._carried(rows, work)
+        if self.embedding is None:
+            table = self.rnn._strands[0][0].W.value
+            y, last = self.rnn.run(table, ids, rows, initial, work)
+        elif self._folds(ids):
+            strand = self.rnn._strands[0][0]
+            table = work.array(self, "table", (self.vocab_size, strand.W.value.shape[1]), self.dtype)
+            kernels.linear_forward(self.embedding._weight.value, strand.W.value, None, "identity", table)
+            y, last = self.rnn.run(table, ids, rows, initial, work)
+        else:
+            y, last = self.rnn.run(self.embedding._forward(ids, work), None, rows, initial, work)
+        if work.carries:
+            self._carry(last, rows, work)
+        return self.output._forward(self.rnn._drop(y, self.rnn.num_layers, work), work)
+
+    def _folds(self, ids):
+        """Embedding times input weights, formed once for the whole vocabulary, is cheaper than for every token."""
+        return self.vocab_size < ids.size
+
+    def _check_ids(self, x, ids, rows):
+        if ids.size and (ids.min() < 0 or ids.max() >= self.vocab_size):
+            bad = (x < 0) | (x >= self.vocab_size)
+            if rows.index is not None:
+                inside = np.zeros(x.size, bool)
+                inside[rows.index] = True
+                bad &= inside.reshape(x.shape)
+            first = tuple(int(i) for i in np.argwhere(bad)[0])
+            raise ValueError(f"x: expected token ids from 0 to {self.vocab_size - 1}, got {x[first]} at {first}")
+
+    # The state lies in two sets of buffers in turn: the backward pass still reads the one that the forward pass began with.
+
+    def _carried(self, rows, work):
+        if not work.carries or work.carried is None or work.carried[0].shape[1] != rows.batch:
+            return None
+        return self.rnn._ordered(work.carried, rows.order)
+
+    def _carry(self, last, rows, work):
+        before = work.carried
+        turn = work.saved["turn"] = 1 - work.saved.get("turn", 0)
+        ordered = self.rnn._ordered(last, None if rows.order is None else rows.back_order)
+        work.carried = tuple(
+            work.array(self, f"carried {name} {turn}", state.shape, self.dtype)
+            for name, state in zip(self.rnn.states, ordered, strict=True)
+        )
+        assert before is None or work.carried[0] is not before[0]
+        for kept, state in zip(work.carried, ordered, strict=True):
+            kept[...] = state
+
+    def _backward(self, dy, work, need_dx):
+        _, ids = work.saved[self]
+        dh = self.rnn._drop(self.output._backward(dy, work, True), self.rnn.num_layers, work)
+        if self.embedding is None:
+            self.rnn.run_back(dh, None, work, False)
+        elif self._folds(ids):
+            strand, vectors = self.rnn._strands[0][0], self.embedding._weight
+            dtable = work.array(self, "dtable", (self.vocab_size, strand.W.value.shape[1]), self.dtype)
+            self.rnn.run_back(dh, None, work, False, dtable)
+            kernels.linear_backward(
+                dtable, vectors.value, strand.W.value, vectors.gradient, strand.W.gradient, None, True, False
+            )
+        else:
+            dx, _ = self.rnn.run_back(dh, None, work, True)
+            self.embedding._backward(dx, work, False)
+
+    def _from_rows(self, y, work):
+        rows, _ = work.saved[self]
+        return rows.unpack(y, np.empty((rows.batch, rows.time, self.vocab_size), self.dtype))
+
+    def _to_rows(self, name, a, work):
+        rows, _ = work.saved[self]
+        if name == "sample_weight" and a.shape == (rows.batch,):
+            a = np.broadcast_to(a[:, None], (rows.batch, rows.time))
+        if a.shape[:2] != (rows.batch, rows.time):
+            raise ValueError(f"{name}: expected shape {(rows.batch, rows.time)}, like x, got {a.shape}")
+        return rows.pack(a)
+
+    def forward(self, x, lengths=None):
+        """Logits for a batch of token ids, from the zero state.
+
+        Parameters
+        ----------
+        x : integers of shape (batch, time), from 0 to vocab_size - 1
+        lengths : integers of shape (batch,), optional
+            Tokens of each sequence; the logits behind them are zero.
+
+        Returns
+        -------
+        ndarray of shape (batch, time, vocab_size)
+        """
+        work = self._training_work() if self.training else self._inference_work()
+        work.lengths = lengths
+        try:
+            return super().forward(x)
+        finally:
+            work.lengths = None

@@ -89,7 +89,7 @@ class Trainer(Configured):
         self._last_epoch = 0
         self._callbacks = ()
         self._callback_states = {}  # of an interrupted fit, until the next one takes them up
-        self._outputs = None
+        self._outputs = self._targets = None  # of the last update, as rows
 
     # ---- one update ------------------------------------------------------------------------------------------------
 
@@ -98,10 +98,10 @@ class Trainer(Configured):
 
         Parameters
         ----------
-        x : array of shape (batch, features) or (batch, height, width, channels)
-        y : integer labels of shape (batch,), or floats for regression
-        lengths : None
-            Reserved for sequences.
+        x : array of shape (batch, features) or (batch, height, width, channels), or token ids (batch, time)
+        y : integer labels of the leading shape, or floats for regression
+        lengths : integers of shape (batch,), optional
+            Steps of each sequence, for a model of sequences; what lies behind them counts for nothing.
         sample_weight : array of shape (batch,), optional
 
         Returns
@@ -117,11 +117,11 @@ class Trainer(Configured):
             x or y does not fit the model; nothing was changed.
         """
         model, work = self.model, self.model._training_work()
-        if lengths is not None:
+        if lengths is not None and not model.takes_lengths:
             raise ValueError("lengths: this model takes no sequences")
         if not model._busy.acquire(blocking=False):
             raise RuntimeError("step: this model is being trained by another thread")
-        before = None
+        before, carried = None, work.carried
         try:
             x = model._input(x)
             if not len(x):
@@ -129,21 +129,27 @@ class Trainer(Configured):
             if type(y) is not np.ndarray:
                 y = array_of("y", y)
             work.training, work.seed, work.update = True, self.seed, self.update
+            work.lengths, work.carries = lengths, True
             before = model.buffers.copy() if model.buffers.size else None
             outputs = model._forward(x, work)
             work.output_shape = outputs.shape
+            y = model._to_rows("y", y, work)
+            if sample_weight is not None:
+                sample_weight = model._to_rows("sample_weight", array_of("sample_weight", sample_weight), work)
             gradient = work.array(self, "doutputs", outputs.shape, outputs.dtype)
             loss, gradient = self.loss.run(outputs, y, sample_weight, gradient)
             if not math.isfinite(loss):
                 self._diverged(f"the loss is {loss}", x, y)
-            self._outputs = outputs
+            self._outputs, self._targets = outputs, y
             model._backward(gradient, work, False)
             self._apply(x, y)
         except Exception:
             if before is not None:  # the forward pass has moved the running statistics
                 model.buffers[...] = before
+            work.carried = carried
             raise
         finally:
+            work.lengths, work.carries = None, False
             model._busy.release()
         return loss
 
@@ -192,16 +198,20 @@ class Trainer(Configured):
         """
         batch_size = positive_integer("batch_size", batch_size)
         total = weight = correct = rows = 0.0
-        for x, y in _Batches(data, batch_size, None).of_epoch(0, 0):
+        batches, work = _Batches(data, batch_size, None), self.model._inference_work()
+        work.carried, work.carries = None, batches.arrays is None
+        for x, y in batches.of_epoch(0, 0):
             if self._all_ignored(y):
                 continue
-            outputs = self.model._forward(self.model._input(x), self.model._inference_work())
+            outputs = self.model._forward(self.model._input(x), work)
+            y = self.model._to_rows("y", y, work)
             loss, _ = self.loss(outputs, y)
             share = self.loss.weight_of(y, None)
             total, weight = total + loss * share, weight + share
             if self.loss.classifies:
                 right, counted = self.loss.correct(outputs, y)
                 correct, rows = correct + right, rows + counted
+        work.carried, work.carries = None, False
         if not weight:
             raise ValueError("data: expected at least one row, and one label in y that counts, got none")
         return {"loss": total / weight, **({"accuracy": correct / rows} if self.loss.classifies else {})}
@@ -299,9 +309,11 @@ class Trainer(Configured):
             if self._all_ignored(y):
                 done += 1
                 continue
+            if batches.arrays is not None:  # rows in any order: no batch goes on where the last one ended
+                self.model._training_work().carried = None
             loss = self.step(x, y)
-            share = self.loss.weight_of(y, None)
-            right, counted = self.loss.correct(self._outputs, y) if self.loss.classifies else (0, len(y))
+            share = self.loss.weight_of(self._targets, None)
+            right, counted = self.loss.correct(self._outputs, self._targets) if self.loss.classifies else (0, len(y))
             done, total, weight = done + 1, total + loss * share, weight + share
             correct, rows = correct + right, rows + counted
             self._progress = done, total, correct, weight, rows

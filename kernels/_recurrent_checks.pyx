@@ -100,7 +100,7 @@ def check_rnn_forward(a, b, U, bU, h0, counts, ids=None, h=None, previous=None, 
     h_last = result_matrix("h_last", h_last, B, H, t)
     work = scratch(work, 1, H, t)
     all_apart(("h", "previous", "h_last", "work", "a", "b", "U", "bU", "h0", "counts", "ids"),
-              (h, previous, h_last, work, a, b, U, bU, h0, counts, ids), 4)
+              (h, previous, h_last, work, None if h is a and ids is None else a, b, U, bU, h0, counts, ids), 4)
     return a, b, U, bU, h0, counts, ids, h, previous, h_last, work
 
 
@@ -119,7 +119,8 @@ def check_lstm_forward(a, b, U, bU, h0, c0, counts, ids=None, h=None, previous=N
     c_last = result_matrix("c_last", c_last, B, H, t)
     work = scratch(work, 4, H, t)
     all_apart(("h", "previous", "gates", "c", "h_last", "c_last", "work", "a", "b", "U", "bU", "h0", "c0", "counts", "ids"),
-              (h, previous, gates, c, h_last, c_last, work, a, b, U, bU, h0, c0, counts, ids), 7)
+              (h, previous, gates, c, h_last, c_last, work, None if gates is a and ids is None else a, b, U, bU, h0, c0,
+               counts, ids), 7)
     return a, b, U, bU, h0, c0, counts, ids, h, previous, gates, c, h_last, c_last, work
 
 
@@ -136,7 +137,8 @@ def check_gru_forward(a, b, U, bU, h0, counts, ids=None, h=None, previous=None, 
     h_last = result_matrix("h_last", h_last, B, H, t)
     work = scratch(work, 3, H, t)
     all_apart(("h", "previous", "gates", "candidate", "h_last", "work", "a", "b", "U", "bU", "h0", "counts", "ids"),
-              (h, previous, gates, candidate, h_last, work, a, b, U, bU, h0, counts, ids), 6)
+              (h, previous, gates, candidate, h_last, work, None if gates is a and ids is None else a, b, U, bU, h0, counts,
+               ids), 6)
     return a, b, U, bU, h0, counts, ids, h, previous, gates, candidate, h_last, work
 
 

@@ -25,6 +25,7 @@ from ._recurrent_checks import (
     check_rnn_forward,
     check_scatter_rows,
     check_take_rows,
+    work_size,
 )
 from .activations import activation_forward
 
@@ -37,6 +38,7 @@ __all__ = [
     "rnn_forward",
     "scatter_rows",
     "take_rows",
+    "work_size",
 ]
 
 

@@ -14,13 +14,18 @@ from .layers import (
     Tanh,
 )
 from .module import Module, Parameter
+from .recurrent import GRU, LSTM, RNN, Embedding
 from .sequential import Sequential
 
 __all__ = [
     "GELU",
+    "GRU",
+    "LSTM",
+    "RNN",
     "Activation",
     "BatchNorm",
     "Dropout",
+    "Embedding",
     "Flatten",
     "LayerNorm",
     "LeakyReLU",

@@ -83,10 +83,19 @@ class Workspace:
         With them dropout's mask is a pure function of the update.
     saved : dict
         From layer to what it keeps between forward and backward.
+    lengths : array or None
+        Steps of each sequence of the batch, where a model takes sequences.
+    carries : bool
+        Whether this pass begins with the recurrent state that the last one ended with.
+    carried : tuple of ndarray, or None
+        That state.
     """
 
     def __init__(self, training):
         self.training = training
+        self.lengths = None
+        self.carries = False
+        self.carried = None
         self.output_shape = None
         self.seed = 0
         self.update = 0
@@ -393,7 +402,7 @@ class Module(Configured):
         work = self._training_work() if self.training else self._inference_work()
         if _pass.work is not None:
             work.seed, work.update = _pass.work.seed, _pass.work.update
-        y = self._forward(self._input(x), work)
+        y = self._from_rows(self._forward(self._input(x), work), work)
         work.output_shape = y.shape
         return np.array(y)
 
@@ -412,7 +421,8 @@ class Module(Configured):
         if a.shape != self._work.output_shape:
             raise ValueError(f"dy: expected shape {self._work.output_shape}, got {a.shape}")
         before = self.gradients.copy() if accumulate else None
-        dx = self._backward(np.array(a, dtype=self.dtype, order="C"), self._work, True)
+        dy = self._to_rows("dy", np.array(a, dtype=self.dtype, order="C"), self._work)
+        dx = self._backward(dy, self._work, True)
         if accumulate:
             self._flat[1].__iadd__(before)
         return None if dx is None else np.array(dx)
@@ -433,6 +443,16 @@ class Module(Configured):
     def _backward(self, dy, work, need_dx):
         """The backward pass itself: may overwrite dy; the result may be a buffer of `work`."""
         return self.backward(dy)
+
+    takes_lengths = False  # whether sequences of unequal length may be given, as (batch, time) and lengths
+
+    def _from_rows(self, y, work):
+        """The result of `_forward` as the user sees it. Sequence models run on rows in another order."""
+        return y
+
+    def _to_rows(self, name, a, work):
+        """Targets, weights or gradients of outputs, given as the user sees them, in the order of `_forward`'s rows."""
+        return a
 
     def _input(self, x):
         """Return x as this module reads it: an ndarray of its dtype and shape.
@@ -471,7 +491,9 @@ class Module(Configured):
         leaves the training state alone."""
         batch_size, x = positive_integer("batch_size", batch_size), self._input(x)
         work = self._inference_work()
-        parts = [np.array(self._forward(x[i : i + batch_size], work)) for i in range(0, max(len(x), 1), batch_size)]
+        parts = []
+        for i in range(0, max(len(x), 1), batch_size):
+            parts.append(np.array(self._from_rows(self._forward(x[i : i + batch_size], work), work)))
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def train(self):

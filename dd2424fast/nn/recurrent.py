@@ -1,0 +1,500 @@
+"""Recurrent layers and embeddings."""
+
+import functools
+from functools import partial
+
+import numpy as np
+
+from .. import kernels
+from ..configuration import array_of, positive_integer, real_in
+from ..kernels.recurrent import work_size
+from .layers import normal, uniform
+from .module import DROPOUT, Module, _pass
+
+
+class Rows:
+    """Where the rows of a batch of sequences lie for the recurrent kernels: time first, the longest sequence first.
+
+    Attributes
+    ----------
+    batch, time : int
+    counts : ndarray of shape (steps,), int64
+        Sequences that run at each step.
+    order : ndarray of shape (batch,), or None
+        Which sequence of the batch comes where; None where they stay as they are.
+    index : ndarray of shape (rows,), or None
+        Place of each row among the batch * time rows of the batch; None where nothing moves.
+    """
+
+    def __init__(self, batch, time, lengths=None):
+        self.batch, self.time = batch, time
+        self.order = None
+        if lengths is None:
+            self.counts = np.full(time, batch, np.int64)
+            moves = batch > 1 and time > 1
+            self.index = np.arange(batch * time).reshape(batch, time).T.ravel() if moves else None
+        else:
+            order = np.argsort(-lengths, kind="stable")
+            sorted_lengths = lengths[order]
+            steps = np.arange(sorted_lengths[0])
+            running = steps[:, None] < sorted_lengths  # (steps, batch)
+            self.counts = running.sum(axis=1)
+            self.index = (order * time + steps[:, None])[running]
+            if (order[1:] < order[:-1]).any():
+                self.order = order
+
+    @functools.cached_property
+    def back_order(self):
+        """The inverse of `order`."""
+        return np.argsort(self.order)
+
+    @functools.cached_property
+    def reverse(self):
+        """Place among the rows of each row's mirror image in its own sequence."""
+        starts = np.concatenate([[0], np.cumsum(self.counts)[:-1]])
+        sequence = np.concatenate([np.arange(n) for n in self.counts])
+        step = np.repeat(np.arange(len(self.counts)), self.counts)
+        lengths = (self.counts[:, None] > np.arange(self.counts[0])).sum(axis=0)
+        return starts[lengths[sequence] - 1 - step] + sequence
+
+    def pack(self, a, out=None):
+        """The rows of an array of shape (batch, time, ...)."""
+        flat = a.reshape(self.batch * self.time, *a.shape[2:])
+        if self.index is None:
+            return flat
+        if flat.ndim == 2 and out is not None:
+            return kernels.take_rows(flat, self.index, out)
+        return flat[self.index]
+
+    def unpack(self, rows, out):
+        """The inverse of `pack`, into `out` of shape (batch, time, ...); zero behind a sequence's end."""
+        flat = out.reshape(self.batch * self.time, *out.shape[2:])
+        if self.index is None:
+            flat[...] = rows
+        else:
+            if len(rows) < len(flat):
+                flat[...] = 0
+            flat[self.index] = rows
+        return out
+
+
+@functools.lru_cache(16)
+def full_rows(batch, time):
+    """Rows of sequences of equal length."""
+    return Rows(batch, time)
+
+
+def rows_of(x, lengths):
+    """The Rows of a batch x of shape (batch, time, ...), its lengths checked."""
+    batch, time = x.shape[:2]
+    if batch < 1 or time < 1:
+        raise ValueError(f"x: expected at least one sequence of at least one step, got shape {x.shape}")
+    if lengths is None:
+        return full_rows(batch, time)
+    a = array_of("lengths", lengths)
+    if a.dtype.kind not in "iu":
+        raise TypeError(f"lengths: expected integers, got {lengths!r}")
+    if a.shape != (batch,):
+        raise ValueError(f"lengths: expected shape ({batch},), got {a.shape}")
+    if a.min() < 1 or a.max() > time:
+        wrong = a.min() if a.min() < 1 else a.max()
+        raise ValueError(f"lengths: expected numbers from 1 to {time}, the number of steps in x, got {wrong}")
+    return Rows(batch, time, a.astype(np.int64))
+
+
+def as_ids(name, x):
+    """Token ids as an int64 array."""
+    if type(x) is np.ndarray and x.dtype == np.int64:
+        return x
+    a = array_of(name, x)
+    if a.dtype.kind not in "iu":
+        raise TypeError(f"{name}: expected token ids (integers), got {type(x).__name__} of dtype {a.dtype}")
+    return a.astype(np.int64)
+
+
+class Embedding(Module):
+    """A table of vectors, one for each token: (...) ids to (..., dim).
+
+    Parameters
+    ----------
+    n : int
+        Tokens.
+    dim : int
+        Length of a vector. Drawn from the standard normal distribution, as in PyTorch.
+    dtype, seed : see Module
+    """
+
+    def __init__(self, n, dim, *, dtype="float32", seed=None):
+        super().__init__(dtype=dtype, seed=seed)
+        self.n, self.dim = positive_integer("n", n), positive_integer("dim", dim)
+        self.add("weight", (n, dim), partial(normal, 1.0))
+        self._weight = self._own["weight"]
+
+    def _converted(self, x):
+        return as_ids("x", x)
+
+    def _input(self, x):
+        x = self._converted(x)
+        self._check_shape(x)
+        return x
+
+    def _forward(self, x, work):
+        ids = x.reshape(-1)
+        y = kernels.take_rows(self._weight.value, ids, work.array(self, "y", (ids.size, self.dim), self.dtype))
+        if work.training:
+            work.saved[self] = ids
+        return y.reshape(*x.shape, self.dim)
+
+    def _backward(self, dy, work, need_dx):
+        kernels.scatter_rows(dy.reshape(-1, self.dim), work.saved[self], self._weight.gradient)
+
+
+class _Strand:
+    """One layer in one direction: its four parameters, and the order of kernels."""
+
+    def __init__(self, owner, suffix):
+        self.gates, self.hidden, self.dtype = owner.gates, owner.hidden_size, owner.dtype
+        self.cell = type(owner).__name__.lower()
+        names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+        self.W, self.U, self.b, self.bU = (owner._own.get(name + suffix) for name in names)
+
+    def forward(self, x, ids, counts, initial, work):
+        """h of every row, and the last states. x: rows, or the table that ids index (already in gates)."""
+        H, G, dtype = self.hidden, self.gates, self.dtype
+        rows = len(x) if ids is None else len(ids)
+        a = x
+        if ids is None:
+            a = kernels.linear_forward(x, self.W.value, None, "identity", work.array(self, "a", (rows, G * H), dtype))
+        b, bU = (None if p is None else p.value for p in (self.b, self.bU))
+        U, batch = self.U.value, int(counts[0])
+        matrix = partial(work.array, self, dtype=dtype)
+        h = a if ids is None and G == 1 else matrix("h", (rows, H))
+        previous, last = matrix("previous", (rows, H)), matrix("h_last", (batch, H))
+        scratch = matrix("scratch", (work_size(G, H),))
+        if self.cell == "rnn":
+            kernels.rnn_forward(a, b, U, bU, initial[0], counts, ids, h, previous, last, scratch)
+            kept, states = (), (last,)
+        else:
+            gates = a if ids is None else matrix("gates", (rows, G * H))
+            c = matrix("c", (rows, H))
+            if self.cell == "lstm":
+                c_last = matrix("c_last", (batch, H))
+                kernels.lstm_forward(
+                    a, b, U, bU, *initial, counts, ids, h, previous, gates, c, last, c_last, scratch
+                )  # fmt: skip
+                kept, states = (gates, c, initial[1]), (last, c_last)
+            else:
+                kernels.gru_forward(a, b, U, bU, initial[0], counts, ids, h, previous, gates, c, last, scratch)
+                kept, states = (gates, c), (last,)
+        if work.training:
+            work.saved[self] = x, ids, counts, h, previous, kept, scratch
+        return h, states
+
+    def backward(self, dh, dlast, work, need_dx, dtable=None):
+        """dx of every row (or None), and the gradients of the initial states. dh may be overwritten."""
+        if self not in work.saved:
+            raise RuntimeError("backward: it has overwritten what forward kept; call forward again")
+        x, ids, counts, h, previous, kept, scratch = work.saved.pop(self)
+        H, dtype, U = self.hidden, self.dtype, self.U.value
+        batch = int(counts[0])
+        matrix = partial(work.array, self, dtype=dtype)
+        dh0 = matrix("dh0", (batch, H))
+        if self.cell == "rnn":
+            da = du = dh
+            kernels.rnn_backward(dh, dlast[0], U, h, counts, da, dh0, scratch)
+            dstates = (dh0,)
+        elif self.cell == "lstm":
+            gates, c, c0 = kept
+            da, dc0 = gates, matrix("dc0", (batch, H))
+            kernels.lstm_backward(dh, *dlast, U, gates, c, c0, counts, da, dh0, dc0, scratch)
+            du, dstates = da, (dh0, dc0)
+        else:
+            da, du = kept[0], matrix("du", kept[0].shape)
+            kernels.gru_backward(dh, dlast[0], U, previous, *kept, counts, da, du, dh0, scratch)
+            dstates = (dh0,)
+        bias = self.bU is not None
+        dbU = self.bU.gradient if bias else None
+        kernels.linear_backward(du, previous, U, None, self.U.gradient, dbU, False, bias)
+        if ids is None:
+            dx = matrix("dx", x.shape) if need_dx else None
+            db = self.b.gradient if bias else None
+            kernels.linear_backward(da, x, self.W.value, dx, self.W.gradient, db, need_dx, bias)
+            return dx, dstates
+        dtable = self.W.gradient if dtable is None else dtable
+        kernels.scatter_rows(da, ids, dtable)
+        if bias:
+            np.sum(dtable, axis=0, out=self.b.gradient)
+        return None, dstates
+
+
+class _Recurrent(Module):
+    """What RNN, LSTM and GRU share.
+
+    Parameters
+    ----------
+    input_size, hidden_size : int
+    num_layers : int
+        Each layer reads the states of the one below.
+    dropout : float in [0, 1)
+        On what passes from layer to layer.
+    bidirectional : bool
+        A second strand reads each sequence from its end; the output holds both, side by side.
+    bias : bool
+    dtype, seed : see Module
+    """
+
+    gates = 1
+    states = ("h",)
+
+    def __init__(
+        self, input_size, hidden_size, num_layers=1, dropout=0.0, bidirectional=False, bias=True, *,
+        dtype="float32", seed=None,
+    ):  # fmt: skip
+        super().__init__(dtype=dtype, seed=seed)
+        self.input_size = positive_integer("input_size", input_size)
+        self.hidden_size = positive_integer("hidden_size", hidden_size)
+        self.num_layers = positive_integer("num_layers", num_layers)
+        self.dropout = real_in("dropout", dropout, 0, 1, include_high=False)
+        self.directions = 2 if bidirectional else 1
+        width, draw = self.gates * hidden_size, partial(uniform, hidden_size**-0.5)
+        suffixes = ("", "_reverse")[: self.directions]
+        for layer in range(num_layers):
+            inputs = hidden_size * self.directions if layer else input_size
+            for suffix in suffixes:
+                self.add(f"weight_ih_l{layer}{suffix}", (inputs, width), draw, transposed=True)
+                self.add(f"weight_hh_l{layer}{suffix}", (hidden_size, width), draw, transposed=True)
+                if bias:
+                    self.add(f"bias_ih_l{layer}{suffix}", (width,), draw)
+                    self.add(f"bias_hh_l{layer}{suffix}", (width,), draw)
+        self._suffixes = suffixes
+        self._lay_strands()
+
+    def _lay_strands(self):
+        self._strands = [
+            [_Strand(self, f"_l{layer}{suffix}") for suffix in self._suffixes] for layer in range(self.num_layers)
+        ]
+
+    def __setstate__(self, state):
+        super().__setstate__(state)
+        self._lay_strands()
+
+    def _joined(self):
+        if hasattr(self, "_strands"):
+            for strands in self._strands:
+                for strand in strands:
+                    strand.dtype = self.dtype
+
+    @property
+    def output_size(self):
+        return self.hidden_size * self.directions
+
+    # ---- the passes over rows ----------------------------------------------------------------------------------------
+
+    def run(self, x, ids, rows, initial, work):
+        """Run all layers over rows.
+
+        Parameters
+        ----------
+        x : (R, input_size), or with ids a table (V, gates * hidden_size): the input's part of the gates
+        ids : (R,) or None
+        rows : Rows
+        initial : tuple of (num_layers * directions, batch, hidden_size), in the order of the rows; or None: zeros
+        work : Workspace
+
+        Returns
+        -------
+        y : (R, output_size), and the last states as `initial`
+        """
+        H, last = self.hidden_size, []
+        for layer, strands in enumerate(self._strands):
+            if layer:
+                x, ids = self._drop(y, layer, work), None
+            outputs = []
+            for d, strand in enumerate(strands):
+                place = layer * self.directions + d
+                begin = [None] * len(self.states) if initial is None else [state[place] for state in initial]
+                if d:
+                    x_back = self._mirrored(x, ids, rows, (layer, "x"), work) if ids is None else x
+                    h, states = strand.forward(x_back, None if ids is None else ids[rows.reverse], rows.counts, begin, work)
+                    h = self._mirrored(h, None, rows, (layer, "h"), work)
+                else:
+                    h, states = strand.forward(x, ids, rows.counts, begin, work)
+                outputs.append(h)
+                last.append(states)
+            y = outputs[0]
+            if self.directions == 2:
+                y = work.array(self, (layer, "y"), (len(h), 2 * H), self.dtype)
+                y[:, :H], y[:, H:] = outputs
+        shape = (len(last), int(rows.counts[0]), H)
+        stacked = tuple(work.array(self, f"{name}_last", shape, self.dtype) for name in self.states)
+        for i, name in enumerate(stacked):
+            for place, states in enumerate(last):
+                name[place] = states[i]
+        if work.training:
+            work.saved[self] = rows
+        return y, stacked
+
+    def run_back(self, dy, dlast, work, need_dx, dtable=None):
+        """Back through all layers: dx (or None) and the gradients of the initial states. dy may be overwritten.
+        dtable: where the gradient of the table goes, (V, gates * hidden_size)."""
+        rows, H = work.saved[self], self.hidden_size
+        shape = (self.num_layers * self.directions, int(rows.counts[0]), H)
+        dinitial = tuple(work.array(self, f"d{name}_first", shape, self.dtype) for name in self.states)
+        for layer in reversed(range(self.num_layers)):
+            dx = None
+            for d, strand in enumerate(self._strands[layer]):
+                place = layer * self.directions + d
+                dh = dy
+                if self.directions == 2:
+                    dh = np.ascontiguousarray(dy[:, d * H : (d + 1) * H])
+                    if d:
+                        dh = self._mirrored(dh, None, rows, (layer, "dh"), work)
+                end = [None] * len(self.states) if dlast is None else [state[place] for state in dlast]
+                part, states = strand.backward(dh, end, work, need_dx or layer > 0, dtable)
+                for i, state in enumerate(states):
+                    dinitial[i][place] = state
+                if d and part is not None:
+                    dx += self._mirrored(part, None, rows, (layer, "dx"), work)
+                elif part is not None:
+                    dx = part
+            dy = self._drop(dx, layer, work) if layer else dx
+        return dy, dinitial
+
+    def _drop(self, x, layer, work):
+        """Dropout between two layers; its backward pass is the same. The recurrent kernels keep x itself."""
+        if not work.training or not self.dropout:
+            return x
+        key = kernels.stream_key(work.seed, (DROPOUT << 32) + (layer << 16) + self._place, work.update)
+        return kernels.dropout(x, self.dropout, key, work.array(self, (layer, "dropped"), x.shape, self.dtype))
+
+    def _mirrored(self, x, ids, rows, name, work):
+        return kernels.take_rows(x, rows.reverse, work.array(self, (*name, "mirrored"), x.shape, self.dtype))
+
+    # ---- the layer on its own ----------------------------------------------------------------------------------------
+
+    def _check_shape(self, x):
+        if x.ndim != 3 or x.shape[2] != self.input_size:
+            raise ValueError(f"x: expected shape (batch, time, {self.input_size}), got {x.shape}")
+
+    def _rows_forward(self, x, rows, initial, work):
+        packed = rows.pack(np.ascontiguousarray(x), work.array(self, "x", (int(rows.counts.sum()), x.shape[2]), self.dtype))
+        y, last = self.run(packed, None, rows, initial, work)
+        return rows.unpack(y, work.array(self, "output", (*x.shape[:2], self.output_size), self.dtype)), last
+
+    def _forward(self, x, work):
+        return self._rows_forward(x, rows_of(x, None), None, work)[0]
+
+    def _backward(self, dy, work, need_dx):
+        return self._rows_backward(dy, None, work, need_dx)[0]
+
+    def _rows_backward(self, dy, dlast, work, need_dx):
+        rows = work.saved[self]
+        packed = rows.pack(dy, work.array(self, "dy", (int(rows.counts.sum()), dy.shape[2]), self.dtype))
+        dx, dinitial = self.run_back(packed, dlast, work, need_dx)
+        if dx is None:
+            return None, dinitial
+        shape = (rows.batch, rows.time, self.input_size)
+        return rows.unpack(dx, work.array(self, "dinput", shape, self.dtype)), dinitial
+
+    def forward(self, x, state=None, lengths=None):
+        """Run the layer over sequences.
+
+        Parameters
+        ----------
+        x : array of shape (batch, time, input_size)
+        state : array of shape (num_layers * directions, batch, hidden_size), optional
+            The initial state, of an LSTM a pair (h, c); default zeros. Directions of a layer stand side by side.
+        lengths : integers of shape (batch,), optional
+            Steps of each sequence; the output is zero behind them, and they cost nothing.
+
+        Returns
+        -------
+        output : ndarray of shape (batch, time, directions * hidden_size)
+        state : as the argument: after each sequence's own last step
+        """
+        work = self._training_work() if self.training else self._inference_work()
+        if _pass.work is not None:
+            work.seed, work.update = _pass.work.seed, _pass.work.update
+        x = self._input(x)
+        rows = rows_of(x, lengths)
+        initial = None if state is None else self._ordered(self._checked_state("state", state, rows), rows.order)
+        y, last = self._rows_forward(x, rows, initial, work)
+        work.output_shape = y.shape
+        last = tuple(np.array(s) for s in self._ordered(last, None if rows.order is None else rows.back_order))
+        return np.array(y), last if len(last) > 1 else last[0]
+
+    def backward(self, dy, dstate=None, accumulate=False, return_dstate=False):
+        """Backpropagate through time.
+
+        Parameters
+        ----------
+        dy : array of the output's shape
+            Gradient of the loss with respect to the output.
+        dstate : array(s) of the state's shape, optional
+            Gradient with respect to the state that `forward` returned.
+        accumulate : bool
+            Add to `gradients` instead of overwriting them.
+        return_dstate : bool
+
+        Returns
+        -------
+        dx, or (dx, dstate) where return_dstate is true: the gradient with respect to the initial state
+        """
+        work = self._work
+        if work is None or work.output_shape is None:
+            raise RuntimeError("backward: call forward in training mode first")
+        a = array_of("dy", dy)
+        if a.shape != work.output_shape:
+            raise ValueError(f"dy: expected shape {work.output_shape}, got {a.shape}")
+        rows = work.saved[self]
+        dlast = None if dstate is None else self._ordered(self._checked_state("dstate", dstate, rows), rows.order)
+        before = self.gradients.copy() if accumulate else None
+        dx, dinitial = self._rows_backward(np.array(a, dtype=self.dtype, order="C"), dlast, work, True)
+        if accumulate:
+            self._flat[1].__iadd__(before)
+        dx = np.array(dx)
+        if not return_dstate:
+            return dx
+        first = tuple(np.array(s) for s in self._ordered(dinitial, None if rows.order is None else rows.back_order))
+        return dx, first if len(first) > 1 else first[0]
+
+    def _ordered(self, states, order):
+        if states is None or order is None:
+            return states
+        return tuple(np.ascontiguousarray(state[:, order]) for state in states)
+
+    def _checked_state(self, name, state, rows):
+        given = state if len(self.states) > 1 else (state,)
+        if not isinstance(given, tuple | list) or len(given) != len(self.states):
+            raise TypeError(f"{name}: expected a pair (h, c), got {type(state).__name__}")
+        shape = (self.num_layers * self.directions, rows.batch, self.hidden_size)
+        arrays = []
+        for part, value in zip(self.states, given, strict=True):
+            a = array_of(name, value)
+            which = name if len(given) == 1 else f"{name} ({part})"
+            if a.dtype.kind not in "fiub":
+                raise TypeError(f"{which}: expected numbers, got dtype {a.dtype}")
+            if a.shape != shape:
+                raise ValueError(f"{which}: expected shape {shape}, got {a.shape}")
+            arrays.append(np.ascontiguousarray(a, dtype=self.dtype))
+        return tuple(arrays)
+
+
+class RNN(_Recurrent):
+    __doc__ = f"""Vanilla RNN: h_t = tanh(x_t W + b + h_{{t-1}} U + bU) (Elman 1990).
+{_Recurrent.__doc__.partition(chr(10))[2]}"""
+
+
+class LSTM(_Recurrent):
+    __doc__ = f"""Long short-term memory (Hochreiter and Schmidhuber 1997, Gers et al. 2000); gate order i, f, g, o.
+{_Recurrent.__doc__.partition(chr(10))[2]}"""
+
+    gates = 4
+    states = ("h", "c")
+
+
+class GRU(_Recurrent):
+    __doc__ = f"""Gated recurrent unit (Cho et al. 2014), the reset gate behind the product; gate order r, z, n.
+{_Recurrent.__doc__.partition(chr(10))[2]}"""
+
+    gates = 3
