@@ -116,55 +116,54 @@ class LanguageModel(Module):
     def _forward(self, x, work):
         rows = rows_of(x, work.lengths)
         ids = rows.pack(x)
-        self._check_ids(x, ids, rows)
         work.saved[self] = rows, ids
-        initial = self._carried(rows, work)
-        if self.embedding is None:
-            table = self.rnn._strands[0][0].W.value
-            y, last = self.rnn.run(table, ids, rows, initial, work)
-        elif self._folds(ids):
-            strand = self.rnn._strands[0][0]
-            table = work.array(self, "table", (self.vocab_size, strand.W.value.shape[1]), self.dtype)
-            kernels.linear_forward(self.embedding._weight.value, strand.W.value, None, "identity", table)
-            y, last = self.rnn.run(table, ids, rows, initial, work)
-        else:
-            y, last = self.rnn.run(self.embedding._forward(ids, work), None, rows, initial, work)
+        initial, last = self._states(rows, work)
+        rnn, first = self.rnn, self.rnn._strands[0][0]
+        try:
+            if self.embedding is None:
+                y = rnn.run(first.W.value, ids, rows, initial, last, work)
+            elif self._folds(ids):
+                table = work.array(self, "table", (self.vocab_size, first.W.value.shape[1]), self.dtype)
+                kernels.linear_forward(self.embedding._weight.value, first.W.value, None, "identity", table)
+                y = rnn.run(table, ids, rows, initial, last, work)
+            else:
+                y = rnn.run(self.embedding._forward(ids, work), None, rows, initial, last, work)
+        except ValueError:
+            self._check_ids(x, rows)
+            raise
         if work.carries:
-            self._carry(last, rows, work)
-        return self.output._forward(self.rnn._drop(y, self.rnn.num_layers, work), work)
+            ordered = rnn._ordered(last, None if rows.order is None else rows.back_order)
+            for kept, state in zip(last, ordered, strict=True):
+                if kept is not state:
+                    kept[...] = state
+            work.carried = last
+        return self.output._forward(rnn._drop(y, rnn.num_layers, work), work)
+
+    def _states(self, rows, work):
+        """Where this pass begins, and where it puts its last state: in two sets of buffers in turn, since the backward pass
+        still reads where it began."""
+        carried = work.carried if work.carries else None
+        last = self.rnn.state_arrays(self, "state", rows.batch, work)
+        if carried is not None and np.may_share_memory(last[0], carried[0]):
+            last = self.rnn.state_arrays(self, "other state", rows.batch, work)
+        if carried is None or carried[0].shape[1] != rows.batch:
+            return None, last
+        return self.rnn._ordered(carried, rows.order), last
 
     def _folds(self, ids):
         """Embedding times input weights, formed once for the whole vocabulary, is cheaper than for every token."""
         return self.vocab_size < ids.size
 
-    def _check_ids(self, x, ids, rows):
-        if ids.size and (ids.min() < 0 or ids.max() >= self.vocab_size):
-            bad = (x < 0) | (x >= self.vocab_size)
-            if rows.index is not None:
-                inside = np.zeros(x.size, bool)
-                inside[rows.index] = True
-                bad &= inside.reshape(x.shape)
+    def _check_ids(self, x, rows):
+        """Raise ValueError where a token that counts is not in the vocabulary."""
+        counts = np.ones(x.size, bool)
+        if rows.index is not None:
+            counts[:] = False
+            counts[rows.index] = True
+        bad = ((x < 0) | (x >= self.vocab_size)) & counts.reshape(x.shape)
+        if bad.any():
             first = tuple(int(i) for i in np.argwhere(bad)[0])
             raise ValueError(f"x: expected token ids from 0 to {self.vocab_size - 1}, got {x[first]} at {first}")
-
-    # The state lies in two sets of buffers in turn: the backward pass still reads the one that the forward pass began with.
-
-    def _carried(self, rows, work):
-        if not work.carries or work.carried is None or work.carried[0].shape[1] != rows.batch:
-            return None
-        return self.rnn._ordered(work.carried, rows.order)
-
-    def _carry(self, last, rows, work):
-        before = work.carried
-        turn = work.saved["turn"] = 1 - work.saved.get("turn", 0)
-        ordered = self.rnn._ordered(last, None if rows.order is None else rows.back_order)
-        work.carried = tuple(
-            work.array(self, f"carried {name} {turn}", state.shape, self.dtype)
-            for name, state in zip(self.rnn.states, ordered, strict=True)
-        )
-        assert before is None or work.carried[0] is not before[0]
-        for kept, state in zip(work.carried, ordered, strict=True):
-            kept[...] = state
 
     def _backward(self, dy, work, need_dx):
         _, ids = work.saved[self]

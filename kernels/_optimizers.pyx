@@ -43,7 +43,7 @@ ctypedef void (*Step)(real* restrict parameters, const real* restrict gradients,
 
 
 cdef void walk(Step step, cnp.ndarray parameters, cnp.ndarray gradients, first, second, Segments segments,
-               const Rule* rule, int grain=2):
+               const Rule* rule, int grain=8):
     """Apply `step` to every span of the table, `grain` of them or more on each thread."""
     cdef real* w = data(parameters)
     cdef real* g = data(gradients)

@@ -19,7 +19,7 @@ include "activation.pxi"
 include "product.pxi"
 
 cdef enum:
-    GRAIN = 500000      # floating-point operations that are worth a thread
+    GRAIN = 2000000     # floating-point operations that are worth a thread
 
 ctypedef struct Layer:
     Py_ssize_t T, B, H

@@ -356,7 +356,7 @@ cdef void product(Product* p) noexcept nogil:
     if p.K == 0:
         nothing(p)
         return
-    parts = team_size(2.0 * p.M * p.N * p.K, 1e6)
+    parts = team_size(2.0 * p.M * p.N * p.K, 2e6)
     chunks = chunks_of(p)
     if chunks > 1:
         product_in_chunks(p, chunks, parts)

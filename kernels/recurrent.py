@@ -7,8 +7,8 @@ batch of unequal lengths costs what its tokens cost. Full sequences of T steps h
 Axes: T steps, B sequences, R = sum(counts) rows, D inputs, H hidden units, V rows of a table.
 
 `a` is the input's part of the pre-activations, x W for every row of x. With `ids`, row r takes a[ids[r]] instead: W
-itself for one-hot input, or embedding times W. Biases of both parts are added here. Gates stand side by side in PyTorch's
-order: i, f, g, o in an LSTM, r, z, n in a GRU.
+itself for one-hot input, or embedding times W. Biases of both parts are added here. Gates stand side by side in
+PyTorch's order: i, f, g, o in an LSTM, r, z, n in a GRU.
 
 The derivations and the measured speed are in docs/kernels/recurrent.md.
 """
@@ -160,7 +160,21 @@ def rnn_backward(dh, dh_last, U, h, counts, da=None, dh0=None, work=None):
 
 
 def lstm_forward(
-    a, b, U, bU, h0, c0, counts, ids=None, h=None, previous=None, gates=None, c=None, h_last=None, c_last=None, work=None
+    a,
+    b,
+    U,
+    bU,
+    h0,
+    c0,
+    counts,
+    ids=None,
+    h=None,
+    previous=None,
+    gates=None,
+    c=None,
+    h_last=None,
+    c_last=None,
+    work=None,
 ):
     """Run an LSTM over sequences.
 

@@ -327,6 +327,61 @@ def _augment_images(m):
     )
 
 
+def _recurrent(cell, gates):
+    """Arguments of the forward and of the backward pass; layouts vary, and results may be left out."""
+
+    def sizes(m):
+        T, B, H = m.number(1, 2, 5), m.number(1, 2, 3, 7), m.number(1, 3, 16, 17)
+        lengths = np.sort(m.rng.integers(1, T + 1, B))[::-1] if m.draw(st.booleans()) else np.full(B, T)
+        counts = (lengths > np.arange(lengths[0])[:, None]).sum(axis=1)
+        return int(counts.sum()), B, H, counts
+
+    def forward(m):
+        R, B, H, counts = sizes(m)
+        V = m.number(1, 5)
+        ids = m.layout(m.rng.integers(0, V, R)) if m.draw(st.booleans()) else None
+        call = dict(
+            a=m.real(R if ids is None else V, gates * H),
+            b=m.maybe(m.real, gates * H),
+            U=m.real(H, gates * H),
+            bU=m.maybe(m.real, gates * H),
+            h0=m.maybe(m.real, B, H),
+        )
+        if cell == "lstm":
+            call["c0"] = m.maybe(m.real, B, H)
+        call |= dict(counts=m.layout(counts), ids=ids, h=m.out(R, H), previous=m.out(R, H))
+        if cell != "rnn":
+            call |= {"gates": m.out(R, gates * H), {"lstm": "c", "gru": "candidate"}[cell]: m.out(R, H)}
+        call["h_last"] = m.out(B, H)
+        return {**call, "c_last": m.out(B, H)} if cell == "lstm" else call
+
+    def backward(m):
+        R, B, H, counts = sizes(m)
+        call = dict(dh=m.real(R, H), dh_last=m.maybe(m.real, B, H), U=m.real(H, gates * H), counts=m.layout(counts))
+        if cell == "rnn":
+            call["h"] = m.uniform(-1, 1, R, H)
+        else:
+            call["gates"] = m.uniform(0, 1, R, gates * H)
+        if cell == "lstm":
+            call |= dict(dc_last=m.maybe(m.real, B, H), c=m.real(R, H), c0=m.maybe(m.real, B, H), dc0=m.out(B, H))
+        if cell == "gru":
+            call |= dict(previous=m.real(R, H), candidate=m.real(R, H), du=m.out(R, gates * H))
+        return {**call, "da": m.out(R, gates * H), "dh0": m.out(B, H)}
+
+    return {f"{cell}_forward": forward, f"{cell}_backward": backward}
+
+
+def _take_rows(m):
+    V, D, R = m.size(1), m.size(), m.size()
+    return dict(table=m.real(V, D), ids=m.layout(m.rng.integers(0, V, R)), out=m.out(R, D))
+
+
+def _scatter_rows(m):
+    V, D, R = m.size(1), m.size(), m.size()
+    ids = m.layout(m.rng.integers(0, V, R))
+    return dict(dy=m.real(R, D), ids=ids, dtable=m.own(V, D), accumulate=m.number(True, False))
+
+
 _TWO_BETAS = dict(beta1=(0.0, 0.9), beta2=(0.0, 0.999), eps=(1e-8, 1e-3))
 _MOMENTS = "first_moment", "second_moment"
 
@@ -368,6 +423,11 @@ KERNELS = {
     "all_finite": lambda m: dict(x=m.number(m.real(*m.shape()), np.full((3, 5), np.nan, m.dtype))),
     "moving_average": _moving_average,
     "augment_images": _augment_images,
+    **_recurrent("rnn", 1),
+    **_recurrent("lstm", 4),
+    **_recurrent("gru", 3),
+    "take_rows": _take_rows,
+    "scatter_rows": _scatter_rows,
 }
 
 

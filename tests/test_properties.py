@@ -46,6 +46,13 @@ def results_of(name):
         "layer_norm_forward": {"mean", "rstd"},
         "clip_by_norm": {"gradients"},
         "clip_by_value": {"gradients"},
+        "rnn_forward": {"h", "previous", "h_last"},
+        "lstm_forward": {"h", "previous", "gates", "c", "h_last", "c_last"},
+        "gru_forward": {"h", "previous", "gates", "candidate", "h_last"},
+        "rnn_backward": {"da", "dh0"},
+        "lstm_backward": {"da", "dh0", "dc0"},
+        "gru_backward": {"da", "du", "dh0"},
+        "scatter_rows": {"dtable"},
     }.get(name, set())
 
 

@@ -275,6 +275,37 @@ def _moving_average(rng, dtype, size):
     return _normal(rng, dtype, size), _normal(rng, dtype, size), 0.999
 
 
+def _recurrent(cell, way):
+    """Of one layer on token ids, as it stands in a language model."""
+    gates = {"rnn": 1, "gru": 3, "lstm": 4}[cell]
+
+    def make(rng, dtype, T, B, H):
+        table, U = _normal(rng, dtype, 80, gates * H), _normal(rng, dtype, H, gates * H) * dtype.type(H**-0.5)
+        b, h0, counts, ids = (
+            _normal(rng, dtype, gates * H),
+            _normal(rng, dtype, B, H),
+            np.full(T, B),
+            rng.integers(0, 80, T * B),
+        )
+        states = (h0, h0) if cell == "lstm" else (h0,)
+        if way == "forward":
+            return table, b, U, b, *states, counts, ids
+        out = getattr(_kernels(), f"{cell}_forward").fast(table, b, U, b, *states, counts, ids)
+        dh = _normal(rng, dtype, T * B, H)
+        kept = {"rnn": out[:1], "lstm": (*out[2:4], h0), "gru": out[1:4]}[cell]
+        return dh, *states, U, *kept, counts
+
+    return make
+
+
+def _take_rows(rng, dtype, R, V, D):
+    return _normal(rng, dtype, V, D), rng.integers(0, V, R), np.empty((R, D), dtype)
+
+
+def _scatter_rows(rng, dtype, R, V, D):
+    return _normal(rng, dtype, R, D), rng.integers(0, V, R), np.zeros((V, D), dtype)
+
+
 def _images(rng, dtype, N, H, W, C):
     images = rng.integers(0, 256, (N, H, W, C), dtype=np.uint8)
     return images, _kernels().stream_key(0, 0, 0), 0.5, 4, 0.0, 0.1, 0, np.zeros_like(images)
@@ -330,6 +361,13 @@ _TABLE = [
     ("all_finite", "", _gradients(), [(MLP,)], [(BEYOND_CACHE,)]),
     ("moving_average", "", _moving_average, [(MLP,)], [(BEYOND_CACHE,)]),
     ("augment_images", "", _images, [(100, 32, 32, 3)], []),
+    *(
+        (f"{cell}_{way}", "", _recurrent(cell, way), [(25, 1, 100), (5, 32, 256)], [(50, 64, 256)])
+        for cell in ("rnn", "lstm", "gru")
+        for way in ("forward", "backward")
+    ),
+    ("take_rows", "", _take_rows, [(3200, 80, 128)], []),
+    ("scatter_rows", "", _scatter_rows, [(3200, 80, 1024)], []),
 ]
 
 # Products with a packed matrix, on one thread: the claim that a small batch runs at the machine's peak.

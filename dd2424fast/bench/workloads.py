@@ -5,14 +5,14 @@ backward, optimizer) that returns the mean data loss before the update as a floa
 from the same weights and batches and do the same arithmetic; the runner compares their first losses before it times
 anything.
 
-A family of workloads is a module that calls `register` (feedforward.py); name it in FAMILIES.
+A family of workloads is a module that calls `register` (feedforward.py, recurrent.py); name it in FAMILIES.
 """
 
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
-FAMILIES = ("feedforward",)
+FAMILIES = ("feedforward", "recurrent")
 
 # What every library is compared with: a float64 script as the course's students write it.
 REFERENCE = "course"

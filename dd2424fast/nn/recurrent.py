@@ -158,73 +158,86 @@ class _Strand:
         names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
         self.W, self.U, self.b, self.bU = (owner._own.get(name + suffix) for name in names)
 
-    def forward(self, x, ids, counts, initial, work):
-        """h of every row, and the last states. x: rows, or the table that ids index (already in gates)."""
-        H, G, dtype = self.hidden, self.gates, self.dtype
-        rows = len(x) if ids is None else len(ids)
-        a = x
-        if ids is None:
-            a = kernels.linear_forward(x, self.W.value, None, "identity", work.array(self, "a", (rows, G * H), dtype))
-        b, bU = (None if p is None else p.value for p in (self.b, self.bU))
-        U, batch = self.U.value, int(counts[0])
-        matrix = partial(work.array, self, dtype=dtype)
-        h = a if ids is None and G == 1 else matrix("h", (rows, H))
-        previous, last = matrix("previous", (rows, H)), matrix("h_last", (batch, H))
-        scratch = matrix("scratch", (work_size(G, H),))
-        if self.cell == "rnn":
-            kernels.rnn_forward(a, b, U, bU, initial[0], counts, ids, h, previous, last, scratch)
-            kept, states = (), (last,)
-        else:
-            gates = a if ids is None else matrix("gates", (rows, G * H))
-            c = matrix("c", (rows, H))
-            if self.cell == "lstm":
-                c_last = matrix("c_last", (batch, H))
-                kernels.lstm_forward(
-                    a, b, U, bU, *initial, counts, ids, h, previous, gates, c, last, c_last, scratch
-                )  # fmt: skip
-                kept, states = (gates, c, initial[1]), (last, c_last)
-            else:
-                kernels.gru_forward(a, b, U, bU, initial[0], counts, ids, h, previous, gates, c, last, scratch)
-                kept, states = (gates, c), (last,)
-        if work.training:
-            work.saved[self] = x, ids, counts, h, previous, kept, scratch
-        return h, states
+    def _memory(self, rows, table, work):
+        """(a or gates, h, previous, c, du, scratch) for so many rows; what a cell does not need is None. Where the
+        input's part is no table, the gates (of a vanilla RNN, the states) take its place."""
+        found = work.saved.get((self, "memory"))
+        if found is not None and found[0] == (rows, table):
+            return found[1]
+        H, G, cell = self.hidden, self.gates, self.cell
+        gates = None if cell == "rnn" and table else work.array(self, "gates", (rows, G * H), self.dtype)
+        memory = (
+            gates,
+            gates if cell == "rnn" and not table else work.array(self, "h", (rows, H), self.dtype),
+            work.array(self, "previous", (rows, H), self.dtype),
+            None if cell == "rnn" else work.array(self, "c", (rows, H), self.dtype),
+            work.array(self, "du", (rows, G * H), self.dtype) if cell == "gru" and work.training else None,
+            work.array(self, "scratch", (work_size(G, H),), self.dtype),
+        )
+        work.saved[self, "memory"] = (rows, table), memory
+        return memory
 
-    def backward(self, dh, dlast, work, need_dx, dtable=None):
-        """dx of every row (or None), and the gradients of the initial states. dh may be overwritten."""
+    def forward(self, x, ids, counts, initial, last, work):
+        """Run; returns h of every row.
+
+        x : rows, or the table that ids index (already the input's part of the gates)
+        initial, last : for each state (B, H): where to begin (or None: zeros), and where to put the last ones
+        """
+        rows = len(x) if ids is None else len(ids)
+        gates, h, previous, c, _, scratch = memory = self._memory(rows, ids is not None, work)
+        a = x if ids is not None else kernels.linear_forward(x, self.W.value, None, "identity", gates)
+        b, bU = (None, None) if self.b is None else (self.b.value, self.bU.value)
+        U = self.U.value
+        if self.cell == "rnn":
+            kernels.rnn_forward(a, b, U, bU, initial[0], counts, ids, h, previous, last[0], scratch)
+        elif self.cell == "lstm":
+            kernels.lstm_forward(
+                a, b, U, bU, initial[0], initial[1], counts, ids, h, previous, gates, c, last[0], last[1], scratch
+            )
+        else:
+            kernels.gru_forward(a, b, U, bU, initial[0], counts, ids, h, previous, gates, c, last[0], scratch)
+        if work.training:
+            work.saved[self] = x, ids, counts, initial, memory
+        return h
+
+    def backward(self, dh, dlast, dinitial, work, need_dx, dtable=None):
+        """Back through time; returns dx of every row, or None. dh may be overwritten.
+
+        dlast, dinitial : for each state (B, H): its gradient at the end (or None: zeros), and where to put that at the
+            start
+        dtable : where the gradient of the table goes; default: the input weights', which then are the table
+        """
         if self not in work.saved:
             raise RuntimeError("backward: it has overwritten what forward kept; call forward again")
-        x, ids, counts, h, previous, kept, scratch = work.saved.pop(self)
-        H, dtype, U = self.hidden, self.dtype, self.U.value
-        batch = int(counts[0])
-        matrix = partial(work.array, self, dtype=dtype)
-        dh0 = matrix("dh0", (batch, H))
+        x, ids, counts, initial, (gates, h, previous, c, du, scratch) = work.saved.pop(self)
+        U, bias = self.U.value, self.bU is not None
         if self.cell == "rnn":
             da = du = dh
-            kernels.rnn_backward(dh, dlast[0], U, h, counts, da, dh0, scratch)
-            dstates = (dh0,)
+            kernels.rnn_backward(dh, dlast[0], U, h, counts, da, dinitial[0], scratch)
         elif self.cell == "lstm":
-            gates, c, c0 = kept
-            da, dc0 = gates, matrix("dc0", (batch, H))
-            kernels.lstm_backward(dh, *dlast, U, gates, c, c0, counts, da, dh0, dc0, scratch)
-            du, dstates = da, (dh0, dc0)
+            da = du = gates
+            kernels.lstm_backward(
+                dh, dlast[0], dlast[1], U, gates, c, initial[1], counts, da, dinitial[0], dinitial[1], scratch
+            )
         else:
-            da, du = kept[0], matrix("du", kept[0].shape)
-            kernels.gru_backward(dh, dlast[0], U, previous, *kept, counts, da, du, dh0, scratch)
-            dstates = (dh0,)
-        bias = self.bU is not None
+            da = gates
+            kernels.gru_backward(dh, dlast[0], U, previous, gates, c, counts, da, du, dinitial[0], scratch)
         dbU = self.bU.gradient if bias else None
         kernels.linear_backward(du, previous, U, None, self.U.gradient, dbU, False, bias)
+        one_bias = bias and da is du  # both biases are added to the same sums
         if ids is None:
-            dx = matrix("dx", x.shape) if need_dx else None
-            db = self.b.gradient if bias else None
-            kernels.linear_backward(da, x, self.W.value, dx, self.W.gradient, db, need_dx, bias)
-            return dx, dstates
-        dtable = self.W.gradient if dtable is None else dtable
-        kernels.scatter_rows(da, ids, dtable)
-        if bias:
-            np.sum(dtable, axis=0, out=self.b.gradient)
-        return None, dstates
+            dx = work.array(self, "dx", x.shape, self.dtype) if need_dx else None
+            own = bias and not one_bias
+            db = self.b.gradient if own else None
+            kernels.linear_backward(da, x, self.W.value, dx, self.W.gradient, db, need_dx, own)
+        else:
+            dx, dtable = None, self.W.gradient if dtable is None else dtable
+            kernels.scatter_rows(da, ids, dtable)
+            if bias and not one_bias:
+                np.sum(dtable, axis=0, out=self.b.gradient)
+        if one_bias:
+            self.b.gradient[...] = dbU
+        return dx
 
 
 class _Recurrent(Module):
@@ -290,56 +303,52 @@ class _Recurrent(Module):
 
     # ---- the passes over rows ----------------------------------------------------------------------------------------
 
-    def run(self, x, ids, rows, initial, work):
-        """Run all layers over rows.
+    def state_arrays(self, owner, name, batch, work):
+        """For each state, memory of shape (num_layers * directions, batch, hidden_size)."""
+        shape = (self.num_layers * self.directions, batch, self.hidden_size)
+        return tuple([work.array(owner, (name, state), shape, self.dtype) for state in self.states])
+
+    def run(self, x, ids, rows, initial, last, work):
+        """Run all layers over rows; returns their outputs (R, output_size).
 
         Parameters
         ----------
         x : (R, input_size), or with ids a table (V, gates * hidden_size): the input's part of the gates
         ids : (R,) or None
         rows : Rows
-        initial : tuple of (num_layers * directions, batch, hidden_size), in the order of the rows; or None: zeros
+        initial, last : tuple of (num_layers * directions, batch, hidden_size), in the order of the rows
+            Where to begin (or None: zeros), and where to put the last states.
         work : Workspace
-
-        Returns
-        -------
-        y : (R, output_size), and the last states as `initial`
         """
-        H, last = self.hidden_size, []
+        counts, y = rows.counts, x
         for layer, strands in enumerate(self._strands):
             if layer:
                 x, ids = self._drop(y, layer, work), None
             outputs = []
             for d, strand in enumerate(strands):
                 place = layer * self.directions + d
-                begin = [None] * len(self.states) if initial is None else [state[place] for state in initial]
-                if d:
-                    x_back = self._mirrored(x, ids, rows, (layer, "x"), work) if ids is None else x
-                    h, states = strand.forward(x_back, None if ids is None else ids[rows.reverse], rows.counts, begin, work)
-                    h = self._mirrored(h, None, rows, (layer, "h"), work)
-                else:
-                    h, states = strand.forward(x, ids, rows.counts, begin, work)
-                outputs.append(h)
-                last.append(states)
+                begin = self._nothing if initial is None else [state[place] for state in initial]
+                end = [state[place] for state in last]
+                if d == 0:
+                    outputs.append(strand.forward(x, ids, counts, begin, end, work))
+                    continue
+                back = self._mirrored(x, rows, (layer, "x"), work) if ids is None else x
+                h = strand.forward(back, None if ids is None else ids[rows.reverse], counts, begin, end, work)
+                outputs.append(self._mirrored(h, rows, (layer, "h"), work))
             y = outputs[0]
-            if self.directions == 2:
-                y = work.array(self, (layer, "y"), (len(h), 2 * H), self.dtype)
+            if len(outputs) == 2:
+                H = self.hidden_size
+                y = work.array(self, (layer, "y"), (len(y), 2 * H), self.dtype)
                 y[:, :H], y[:, H:] = outputs
-        shape = (len(last), int(rows.counts[0]), H)
-        stacked = tuple(work.array(self, f"{name}_last", shape, self.dtype) for name in self.states)
-        for i, name in enumerate(stacked):
-            for place, states in enumerate(last):
-                name[place] = states[i]
         if work.training:
             work.saved[self] = rows
-        return y, stacked
+        return y
 
     def run_back(self, dy, dlast, work, need_dx, dtable=None):
-        """Back through all layers: dx (or None) and the gradients of the initial states. dy may be overwritten.
+        """Back through all layers; returns dx (or None) and the gradients of the initial states. dy may be overwritten.
         dtable: where the gradient of the table goes, (V, gates * hidden_size)."""
         rows, H = work.saved[self], self.hidden_size
-        shape = (self.num_layers * self.directions, int(rows.counts[0]), H)
-        dinitial = tuple(work.array(self, f"d{name}_first", shape, self.dtype) for name in self.states)
+        dinitial = self.state_arrays(self, "dinitial", int(rows.counts[0]), work)
         for layer in reversed(range(self.num_layers)):
             dx = None
             for d, strand in enumerate(self._strands[layer]):
@@ -348,17 +357,20 @@ class _Recurrent(Module):
                 if self.directions == 2:
                     dh = np.ascontiguousarray(dy[:, d * H : (d + 1) * H])
                     if d:
-                        dh = self._mirrored(dh, None, rows, (layer, "dh"), work)
-                end = [None] * len(self.states) if dlast is None else [state[place] for state in dlast]
-                part, states = strand.backward(dh, end, work, need_dx or layer > 0, dtable)
-                for i, state in enumerate(states):
-                    dinitial[i][place] = state
+                        dh = self._mirrored(dh, rows, (layer, "dh"), work)
+                end = self._nothing if dlast is None else [state[place] for state in dlast]
+                begin = [state[place] for state in dinitial]
+                part = strand.backward(dh, end, begin, work, need_dx or layer > 0, dtable)
                 if d and part is not None:
-                    dx += self._mirrored(part, None, rows, (layer, "dx"), work)
+                    dx += self._mirrored(part, rows, (layer, "dx"), work)
                 elif part is not None:
                     dx = part
             dy = self._drop(dx, layer, work) if layer else dx
         return dy, dinitial
+
+    @property
+    def _nothing(self):
+        return (None,) * len(self.states)
 
     def _drop(self, x, layer, work):
         """Dropout between two layers; its backward pass is the same. The recurrent kernels keep x itself."""
@@ -367,7 +379,7 @@ class _Recurrent(Module):
         key = kernels.stream_key(work.seed, (DROPOUT << 32) + (layer << 16) + self._place, work.update)
         return kernels.dropout(x, self.dropout, key, work.array(self, (layer, "dropped"), x.shape, self.dtype))
 
-    def _mirrored(self, x, ids, rows, name, work):
+    def _mirrored(self, x, rows, name, work):
         return kernels.take_rows(x, rows.reverse, work.array(self, (*name, "mirrored"), x.shape, self.dtype))
 
     # ---- the layer on its own ----------------------------------------------------------------------------------------
@@ -377,8 +389,11 @@ class _Recurrent(Module):
             raise ValueError(f"x: expected shape (batch, time, {self.input_size}), got {x.shape}")
 
     def _rows_forward(self, x, rows, initial, work):
-        packed = rows.pack(np.ascontiguousarray(x), work.array(self, "x", (int(rows.counts.sum()), x.shape[2]), self.dtype))
-        y, last = self.run(packed, None, rows, initial, work)
+        packed = rows.pack(
+            np.ascontiguousarray(x), work.array(self, "x", (int(rows.counts.sum()), x.shape[2]), self.dtype)
+        )
+        last = self.state_arrays(self, "last", rows.batch, work)
+        y = self.run(packed, None, rows, initial, last, work)
         return rows.unpack(y, work.array(self, "output", (*x.shape[:2], self.output_size), self.dtype)), last
 
     def _forward(self, x, work):

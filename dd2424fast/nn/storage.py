@@ -1,5 +1,7 @@
 """A model as a file: its description, from which it is built again, and its state_dict."""
 
+import inspect
+
 import numpy as np
 
 from ..files import read, write
@@ -34,7 +36,9 @@ def _construct(description, classes):
     if name not in classes:
         raise ValueError(f"modules: the file needs the class {name!r}; give it as modules=({name},)")
     arguments = {key: _construct(value, classes) for key, value in description["arguments"].items()}
-    return classes[name](*arguments.pop("layers", ()), **arguments)
+    parameters = inspect.signature(classes[name].__init__).parameters.values()
+    several = next((p.name for p in parameters if p.kind is p.VAR_POSITIONAL), None)
+    return classes[name](*arguments.pop(several, ()), **arguments)
 
 
 def _classes(extra):
