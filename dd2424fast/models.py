@@ -140,8 +140,8 @@ class LanguageModel(Module):
         return self.output._forward(rnn._drop(y, rnn.num_layers, work), work)
 
     def _states(self, rows, work):
-        """Where this pass begins, and where it puts its last state: in two sets of buffers in turn, since the backward pass
-        still reads where it began."""
+        """Where this pass begins, and where it puts its last state: in two sets of buffers in turn, since the backward
+        pass still reads where it began."""
         carried = work.carried if work.carries else None
         last = self.rnn.state_arrays(self, "state", rows.batch, work)
         if carried is not None and np.may_share_memory(last[0], carried[0]):

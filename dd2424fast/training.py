@@ -1,23 +1,24 @@
 """The training loop: one update, one evaluation, and the epochs around them."""
 
 import contextlib
-import itertools
 import math
 import signal
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 import numpy as np
 
 from . import kernels
+from .batches import Batches
 from .callbacks import Callback, Checkpoint
 from .configuration import Configured, array_of, integer_in, positive_integer, real_in
 from .history import History
 from .losses import CrossEntropy, Loss
 from .nn import BatchNorm
-from .nn.module import AUGMENTATION, SHUFFLE, Module, generator
+from .nn.module import AUGMENTATION, Module
 from .optim import Optimizer
+from .reporter import Reporter
 
 
 class TrainingDiverged(FloatingPointError):
@@ -188,8 +189,9 @@ class Trainer(Configured):
 
         Parameters
         ----------
-        data : (x, y), or an iterable of such batches
+        data : (x, y), a TextCorpus (its validation part), or an iterable of such batches
         batch_size : int
+            Of arrays.
 
         Returns
         -------
@@ -198,9 +200,11 @@ class Trainer(Configured):
         """
         batch_size = positive_integer("batch_size", batch_size)
         total = weight = correct = rows = 0.0
-        batches, work = _Batches(data, batch_size, None), self.model._inference_work()
-        work.carried, work.carries = None, batches.arrays is None
-        for x, y in batches.of_epoch(0, 0):
+        work = self.model._inference_work()
+        work.carries = True
+        for x, y, begins in Batches(data, batch_size, None).of_epoch(0, 0):
+            if begins:
+                work.carried = None
             if self._all_ignored(y):
                 continue
             outputs = self.model._forward(self.model._input(x), work)
@@ -242,12 +246,14 @@ class Trainer(Configured):
 
         Parameters
         ----------
-        train : (x, y), or an iterable of (x, y) batches that can be walked once an epoch
+        train : (x, y), a TextCorpus, or an iterable of (x, y) batches that can be walked once an epoch
+            A language model's state is carried through an iterable, and through a text; not from row to row of arrays.
         validation : like `train`, optional
+            Default: the validation part of a TextCorpus, where it has one.
         epochs : int
         batch_size : int
-            The last batch of an epoch may be smaller. A single row left over goes into the batch before where a
-            batch normalisation is trained, since one row has no variance.
+            Of a TextCorpus: parallel streams. The last batch of an epoch may be smaller. A single row left over goes
+            into the batch before where a batch normalisation is trained, since one row has no variance.
         callbacks : sequence of callbacks.Callback
         progress : bool
             A bar on a terminal, a line an epoch elsewhere; to standard error.
@@ -270,9 +276,11 @@ class Trainer(Configured):
         for i, callback in enumerate(callbacks):
             if not isinstance(callback, Callback):
                 raise TypeError(f"callbacks[{i}]: expected a Callback, got {type(callback).__name__}")
-        batches = _Batches(train, batch_size, self.seed if shuffle else None, True, self._fewest_rows(), "train")
+        batches = Batches(train, batch_size, self.seed if shuffle else None, True, self._fewest_rows(), "train")
+        if validation is None and batches.corpus is not None and len(batches.corpus.validation) > 1:
+            validation = batches.corpus
         if validation is not None:
-            _Batches(validation, batch_size, None, True, name="validation")
+            Batches(validation, batch_size, None, True, name="validation")
         # A checkpoint holds the other callbacks' states too: it must be taken after they have seen the epoch.
         callbacks = sorted(callbacks, key=lambda callback: isinstance(callback, Checkpoint))
         if self._first_epoch is None:
@@ -280,7 +288,7 @@ class Trainer(Configured):
         self._last_epoch = self._first_epoch + epochs
         self._restore_callbacks(callbacks)
         self.stop_reason = None
-        with _interrupts(self), _Reporter(self, progress, batches) as report:
+        with _interrupts(self), Reporter(self, progress, batches) as report:
             try:
                 for callback in callbacks:
                     callback.fit_begins(self)
@@ -303,13 +311,13 @@ class Trainer(Configured):
         started = time.perf_counter()
         done, total, correct, weight, rows = self._progress or (0, 0.0, 0, 0.0, 0)
         report.epoch_begins(done)
-        for x, y in batches.of_epoch(self.epoch, done):
+        for x, y, begins in batches.of_epoch(self.epoch, done):
             if augment is not None:
                 x = augment(x, kernels.stream_key(self.seed, AUGMENTATION << 32, self.update))
             if self._all_ignored(y):
                 done += 1
                 continue
-            if batches.arrays is not None:  # rows in any order: no batch goes on where the last one ended
+            if begins:
                 self.model._training_work().carried = None
             loss = self.step(x, y)
             share = self.loss.weight_of(self._targets, None)
@@ -379,75 +387,6 @@ def _keys(callbacks):
     return [f"{kinds[:i].count(kind)}.{kind}" for i, kind in enumerate(kinds)]
 
 
-class _Batches:
-    """Batches of (x, y): arrays cut up in an order that is a pure function of (seed, epoch),
-    or an iterable taken as it comes."""
-
-    def __init__(self, data, batch_size, seed, check=False, fewest=1, name="data"):
-        self.batch_size, self.seed, self.fewest = batch_size, seed, fewest
-        self.arrays = None
-        if isinstance(data, tuple | list) and len(data) == 2 and not isinstance(data[0], tuple):
-            x, y = array_of("x", data[0]), array_of("y", data[1])
-            if not x.ndim or not y.ndim:
-                raise ValueError(f"{name}: expected arrays (x, y) of rows, got shapes {x.shape} and {y.shape}")
-            if len(x) != len(y):
-                raise ValueError(f"y: expected {len(x)} rows like x, got {len(y)}")
-            if not len(x):
-                raise ValueError(f"x: expected at least one row, got shape {x.shape}")
-            if x.ndim == 2 and min(len(x), batch_size) < fewest:
-                what, got = ("x", f"shape {x.shape}") if len(x) < fewest else ("batch_size", batch_size)
-                raise ValueError(f"{what}: expected at least 2 rows a batch for batch normalisation, got {got}")
-            if check and x.dtype.kind == "f" and not _all_finite(x):
-                first = tuple(int(i) for i in np.argwhere(~np.isfinite(x))[0])
-                raise ValueError(f"x: expected finite numbers, got {x[first]} at {first}")
-            self.arrays = x, y
-        elif isinstance(data, np.ndarray | str | bytes | Mapping) or not isinstance(data, Iterable):
-            raise TypeError(f"{name}: expected (x, y) or an iterable of such batches, got {type(data).__name__}")
-        elif isinstance(data, tuple) and data and isinstance(data[0], np.ndarray):
-            raise ValueError(
-                f"{name}: expected (x, y) or an iterable of such batches, got a tuple of {len(data)} arrays"
-            )
-        elif iter(data) is data:
-            raise TypeError(
-                "data: expected (x, y) or an iterable that can be walked again every epoch, got a one-way iterator"
-            )
-        else:
-            self.iterable = data
-
-    def __len__(self):
-        if self.arrays is not None:
-            return len(self._starts(0)) - 1
-        return len(self.iterable) if hasattr(self.iterable, "__len__") else 0
-
-    def _starts(self, skip):
-        """Where the batches from the `skip`-th on begin, and where the last one ends."""
-        n = len(self.arrays[0])
-        starts = list(range(0, n, self.batch_size))
-        if len(starts) > 1 and n - starts[-1] < self.fewest:
-            starts.pop()
-        return [*starts[skip:], n]
-
-    def of_epoch(self, epoch, skip):
-        """Yield the epoch's batches from the `skip`-th on."""
-        if self.arrays is None:
-            for i, batch in enumerate(self.iterable):
-                if not isinstance(batch, tuple | list) or len(batch) != 2:
-                    raise TypeError(f"data: expected batches (x, y), got {type(batch).__name__}")
-                if i >= skip:
-                    yield batch[0], array_of("y", batch[1])
-            return
-        x, y = self.arrays
-        order = None if self.seed is None else generator(self.seed, SHUFFLE, epoch).permutation(len(x))
-        for start, stop in itertools.pairwise(self._starts(skip)):
-            rows = slice(start, stop)
-            yield (x[rows], y[rows]) if order is None else (x[order[rows]], y[order[rows]])
-
-
-def _all_finite(x):
-    native = x.dtype in (np.dtype("float32"), np.dtype("float64"))
-    return kernels.all_finite(x) if native else bool(np.isfinite(x).all())
-
-
 @contextlib.contextmanager
 def _interrupts(trainer):
     """Let Ctrl-C end the training between two updates, so that nothing is half done; a second one acts at once."""
@@ -467,45 +406,3 @@ def _interrupts(trainer):
         yield
     finally:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-class _Reporter:
-    """The progress bar, or a line an epoch where there is no terminal."""
-
-    def __init__(self, trainer, progress, batches):
-        self.trainer, self.batches = trainer, batches
-        self.shown = bool(progress)
-        self.bar = None
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *error):
-        if self.bar is not None:
-            self.bar.close()
-
-    def epoch_begins(self, done):
-        import sys
-
-        if self.shown and sys.stderr.isatty():
-            from tqdm import tqdm
-
-            if self.bar is None:
-                rest = (self.trainer._last_epoch - self.trainer.epoch) * len(self.batches) - done
-                self.bar = tqdm(total=rest or None, unit="update", dynamic_ncols=True, leave=True, mininterval=0.2)
-            self.bar.set_description(f"epoch {self.trainer.epoch + 1}/{self.trainer._last_epoch}", refresh=False)
-
-    def update(self, loss):
-        if self.bar is not None:
-            self.bar.update()
-
-    def epoch_ends(self, row):
-        import sys
-
-        text = ", ".join(
-            f"{name} {row[name]:.4f}" for name in ("loss", "accuracy", "val_loss", "val_accuracy") if name in row
-        )
-        if self.bar is not None:
-            self.bar.set_postfix_str(text, refresh=False)
-        elif self.shown:
-            print(f"epoch {row['epoch']}/{self.trainer._last_epoch}: {text} ({row['seconds']:.2f} s)", file=sys.stderr)

@@ -65,7 +65,7 @@ class Task:
         return itertools.cycle([(np.ascontiguousarray(a[:, :-1]), np.ascontiguousarray(a[:, 1:])) for a in ids])
 
     def gflop(self):
-        """Executed with the embedding folded: the time loop and dU; input products of upper layers; the output layer."""
+        """Executed with the embedding folded: time loop and dU, input products of upper layers, output layer."""
         rows, width = self.batch * self.time, GATES[self.cell] * self.hidden
         loops = 3 * 2 * rows * self.hidden * width * self.layers
         inputs = 3 * 2 * rows * self.hidden * width * (self.layers - 1)
@@ -383,8 +383,13 @@ def jax(task, threads):
 # ---- the workloads ---------------------------------------------------------------------------------------------------
 
 _BUILDERS = {
-    "fast": fast, "numpy": twin, "numpy32": _script(np.float32), "torch": torch, "jax": jax, "course": _script(np.float64),
-}  # fmt: skip
+    "fast": fast,
+    "numpy": twin,
+    "numpy32": _script(np.float32),
+    "torch": torch,
+    "jax": jax,
+    "course": _script(np.float64),
+}
 
 
 def _register(name, model, task):

@@ -3,5 +3,18 @@
 from dd2424fast.data.cifar10 import CIFAR_CLASSES, load_cifar10
 from dd2424fast.data.digits import load_digits
 from dd2424fast.data.preparation import Standardizer, train_validation_split
+from dd2424fast.data.text import TextCorpus
+from dd2424fast.data.tokenizers import BPE, Char, Tokenizer, Word
 
-__all__ = ["CIFAR_CLASSES", "Standardizer", "load_cifar10", "load_digits", "train_validation_split"]
+__all__ = [
+    "BPE",
+    "CIFAR_CLASSES",
+    "Char",
+    "Standardizer",
+    "TextCorpus",
+    "Tokenizer",
+    "Word",
+    "load_cifar10",
+    "load_digits",
+    "train_validation_split",
+]

@@ -491,9 +491,8 @@ class Module(Configured):
         leaves the training state alone."""
         batch_size, x = positive_integer("batch_size", batch_size), self._input(x)
         work = self._inference_work()
-        parts = []
-        for i in range(0, max(len(x), 1), batch_size):
-            parts.append(np.array(self._from_rows(self._forward(x[i : i + batch_size], work), work)))
+        starts = range(0, max(len(x), 1), batch_size)
+        parts = [np.array(self._from_rows(self._forward(x[i : i + batch_size], work), work)) for i in starts]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def train(self):

@@ -154,7 +154,7 @@ class _Strand:
 
     def __init__(self, owner, suffix):
         self.gates, self.hidden, self.dtype = owner.gates, owner.hidden_size, owner.dtype
-        self.cell = type(owner).__name__.lower()
+        self.cell = owner.cell
         names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
         self.W, self.U, self.b, self.bU = (owner._own.get(name + suffix) for name in names)
 
@@ -256,6 +256,7 @@ class _Recurrent(Module):
     dtype, seed : see Module
     """
 
+    cell = "rnn"
     gates = 1
     states = ("h",)
 
@@ -504,6 +505,7 @@ class LSTM(_Recurrent):
     __doc__ = f"""Long short-term memory (Hochreiter and Schmidhuber 1997, Gers et al. 2000); gate order i, f, g, o.
 {_Recurrent.__doc__.partition(chr(10))[2]}"""
 
+    cell = "lstm"
     gates = 4
     states = ("h", "c")
 
@@ -512,4 +514,5 @@ class GRU(_Recurrent):
     __doc__ = f"""Gated recurrent unit (Cho et al. 2014), the reset gate behind the product; gate order r, z, n.
 {_Recurrent.__doc__.partition(chr(10))[2]}"""
 
+    cell = "gru"
     gates = 3

@@ -1,0 +1,156 @@
+"""A text as training data for a language model."""
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+
+from ..configuration import positive_integer, real_in
+from ..nn.module import SHUFFLE, generator
+from .tokenizers import BPE, Char, Tokenizer, Word
+
+PARTS = ("train", "validation", "test")
+
+
+class TextCorpus:
+    """A text, cut into a training, a validation and a test part, and served in windows of `time` tokens.
+
+    `batches` reads the text in parallel streams: row b of a batch goes on where row b of the batch before ended, so
+    that a model can carry its state. Targets are the inputs one token later.
+
+    Parameters
+    ----------
+    source : path or str
+        A file in UTF-8 (a Path, or a str that names an existing file), or the text itself.
+    tokenizer : {"char", "word", "bpe"} or Tokenizer
+        A name makes one from the training part alone, but for "char", which takes all characters of the text.
+    time : int
+        Tokens in a window.
+    validation, test : float
+        Shares of the text, cut from its end in this order: train, validation, test.
+    chunk : int, optional
+        Cut the training part into chunks of so many tokens and shuffle them anew every epoch; the state begins at
+        zero with each. By default the part is read from its beginning to its end.
+
+    Attributes
+    ----------
+    tokenizer : Tokenizer
+    train, validation, test : ndarray of int64
+        Token ids of the parts.
+
+    Raises
+    ------
+    ValueError
+        The text is empty, or its training part is shorter than a window and one token.
+    """
+
+    def __init__(self, source, tokenizer="char", time=25, validation=0.1, test=0.0, chunk=None):
+        self.time = positive_integer("time", time)
+        self.chunk = None if chunk is None else positive_integer("chunk", chunk)
+        if self.chunk is not None and self.chunk < self.time:
+            raise ValueError(f"chunk: expected at least time = {time} tokens, got {chunk}")
+        validation = real_in("validation", validation, 0, 1, include_high=False)
+        test = real_in("test", test, 0, 1, include_high=False)
+        if validation + test >= 1:
+            raise ValueError(f"test: expected validation + test below 1, got {validation} + {test}")
+        text = _text_of(source)
+        cuts = [0, round(len(text) * (1 - validation - test)), round(len(text) * (1 - test)), len(text)]
+        texts = [text[a:b] for a, b in itertools.pairwise(cuts)]
+        self.tokenizer = _tokenizer(tokenizer, text, texts[0])
+        self.train, self.validation, self.test = (self.tokenizer.encode(part, "source") for part in texts)
+        if len(self.train) < self.time + 1:
+            raise ValueError(
+                f"source: expected at least time + 1 = {self.time + 1} tokens to train on, got {len(self.train)}"
+            )
+
+    @property
+    def vocab_size(self):
+        return self.tokenizer.vocab_size
+
+    def _ids(self, part):
+        if part not in PARTS:
+            raise ValueError(f"part: expected one of {', '.join(PARTS)}, got {part!r}")
+        return getattr(self, part)
+
+    def _plan(self, part, streams):
+        """(how many groups of streams, tokens that each stream serves)."""
+        ids = self._ids(part)
+        chunks = len(ids) - 1 if self.chunk is None or part != "train" else self.chunk
+        if chunks == len(ids) - 1:
+            return 1, (len(ids) - 1) // streams
+        return (len(ids) - 1) // (chunks * streams), chunks
+
+    def count(self, part="train", batch_size=1):
+        """Batches in an epoch."""
+        groups, length = self._plan(part, batch_size)
+        return groups * -(-length // self.time)
+
+    def batches(self, part="train", batch_size=1, epoch=0, seed=0, skip=0):
+        """Yield (x, y, begins): ids of shape (batch_size, up to time), and whether the state must begin at zero.
+
+        Parameters
+        ----------
+        part : {"train", "validation", "test"}
+        batch_size : int
+            Parallel streams.
+        epoch, seed : int
+            The order of the chunks is a pure function of them.
+        skip : int
+            Leave out so many batches.
+        """
+        ids, time = self._ids(part), self.time
+        groups, length = self._plan(part, positive_integer("batch_size", batch_size))
+        if groups < 1 or length < 1:
+            raise ValueError(
+                f"batch_size: expected so few streams that {len(ids)} tokens ({part}) fill each, got {batch_size}"
+            )
+        starts = np.arange(groups * batch_size) * length
+        if self.chunk is not None and part == "train":
+            starts = generator(seed, SHUFFLE, epoch).permutation((len(ids) - 1) // length)[: len(starts)] * length
+        windows = -(-length // time)
+        for i in range(skip, groups * windows):
+            group, window = divmod(i, windows)
+            begin = starts[group * batch_size : (group + 1) * batch_size, None] + window * time
+            places = begin + np.arange(min(time, length - window * time))
+            yield ids[places], ids[places + 1], window == 0
+
+    def evaluation(self, part="validation"):
+        """Yield (x, y, begins) over a whole part, for an evaluation: long windows of at most 32 streams, none of which
+        is shorter than 1000 tokens, since each begins without a past."""
+        ids = self._ids(part)
+        if len(ids) < 2:
+            raise ValueError(f"part: expected at least 2 tokens, the {part} part has {len(ids)}")
+        streams = min(max(len(ids) // 1000, 1), 32)
+        length = (len(ids) - 1) // streams
+        starts = np.arange(streams)[:, None] * length
+        for first in range(0, length, 100):
+            places = starts + np.arange(first, min(first + 100, length))
+            yield ids[places], ids[places + 1], first == 0
+
+    def __repr__(self):
+        sizes = ", ".join(f"{part} {len(self._ids(part)):,}" for part in PARTS)
+        return f"<TextCorpus: {sizes} tokens of {self.vocab_size}>"
+
+
+def _text_of(source):
+    if isinstance(source, str) and len(source) < 4096 and "\n" not in source and Path(source).is_file():
+        source = Path(source)
+    if isinstance(source, Path):
+        try:
+            source = source.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"source: expected a text in UTF-8, but {error}") from None
+    if not isinstance(source, str):
+        raise TypeError(f"source: expected a path or a text, got {type(source).__name__}")
+    if not source:
+        raise ValueError("source: expected a text, got an empty one")
+    return source
+
+
+def _tokenizer(tokenizer, text, train):
+    if isinstance(tokenizer, Tokenizer):
+        return tokenizer
+    makers = {"char": lambda: Char(text), "word": lambda: Word(train), "bpe": lambda: BPE(train)}
+    if not isinstance(tokenizer, str) or tokenizer not in makers:
+        raise ValueError(f"tokenizer: expected one of {', '.join(makers)} or a Tokenizer, got {tokenizer!r}")
+    return makers[tokenizer]()
