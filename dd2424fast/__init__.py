@@ -18,6 +18,7 @@ _NAMES = {
     "set_backend": "config",
     "set_num_threads": "config",
     "show_config": "config",
+    "generate": "generation",
     "gradcheck": "gradients",
     "profile": "profiling",
 }

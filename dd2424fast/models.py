@@ -5,6 +5,7 @@ import numpy as np
 from . import kernels
 from .configuration import integer_in, positive_integer, real_in
 from .nn import GRU, LSTM, RNN, BatchNorm, Dropout, Embedding, Linear, Module, ReLU, Sequential
+from .nn.module import GENERATION
 from .nn.recurrent import as_ids, rows_of
 
 
@@ -118,16 +119,9 @@ class LanguageModel(Module):
         ids = rows.pack(x)
         work.saved[self] = rows, ids
         initial, last = self._states(rows, work)
-        rnn, first = self.rnn, self.rnn._strands[0][0]
+        rnn = self.rnn
         try:
-            if self.embedding is None:
-                y = rnn.run(first.W.value, ids, rows, initial, last, work)
-            elif self._folds(ids):
-                table = work.array(self, "table", (self.vocab_size, first.W.value.shape[1]), self.dtype)
-                kernels.linear_forward(self.embedding._weight.value, first.W.value, None, "identity", table)
-                y = rnn.run(table, ids, rows, initial, last, work)
-            else:
-                y = rnn.run(self.embedding._forward(ids, work), None, rows, initial, last, work)
+            y = self._run(ids, rows, initial, last, work)
         except ValueError:
             self._check_ids(x, rows)
             raise
@@ -138,6 +132,20 @@ class LanguageModel(Module):
                     kept[...] = state
             work.carried = last
         return self.output._forward(rnn._drop(y, rnn.num_layers, work), work)
+
+    def _run(self, ids, rows, initial, last, work):
+        """The recurrent layers on token ids, as `_Recurrent.run`."""
+        if self.embedding is None or self._folds(ids):
+            return self.rnn.run(self._table(work), ids, rows, initial, last, work)
+        return self.rnn.run(self.embedding._forward(ids, work), None, rows, initial, last, work)
+
+    def _table(self, work):
+        """The input's part of the first layer's gates for every token."""
+        W = self.rnn._strands[0][0].W.value
+        if self.embedding is None:
+            return W
+        table = work.array(self, "table", (self.vocab_size, W.shape[1]), self.dtype)
+        return kernels.linear_forward(self.embedding._weight.value, W, None, "identity", table)
 
     def _states(self, rows, work):
         """Where this pass begins, and where it puts its last state: in two sets of buffers in turn, since the backward
@@ -212,3 +220,84 @@ class LanguageModel(Module):
             return super().forward(x)
         finally:
             work.lengths = None
+
+    def generate_ids(
+        self,
+        prompts,
+        length,
+        temperature=1.0,
+        top_p=1.0,
+        top_k=0,
+        repetition_penalty=1.0,
+        seed=None,
+        *,
+        stop=None,
+        banned=(),
+    ):
+        """Continue sequences of token ids; see `dd.generate`, which does it with text. Leaves the carried state alone.
+
+        Parameters
+        ----------
+        prompts : sequence of integer arrays
+            Of any lengths of at least 1.
+        length : int
+        temperature, top_p, top_k, repetition_penalty, seed : see `dd.generate`
+        stop : int, optional
+            A token that ends a sequence; what follows it in the result is it again.
+        banned : sequence of int
+
+        Returns
+        -------
+        ndarray of shape (len(prompts), length), int64
+        """
+        prompts = [as_ids(f"prompts[{i}]", ids).reshape(-1) for i, ids in enumerate(prompts)]
+        if not prompts:
+            raise ValueError("prompts: expected at least one, got none")
+        for i, ids in enumerate(prompts):
+            if not ids.size:
+                raise ValueError(f"prompts[{i}]: expected at least one token, got none")
+            if ids.min() < 0 or ids.max() >= self.vocab_size:
+                raise ValueError(f"prompts[{i}]: expected token ids from 0 to {self.vocab_size - 1}, got {ids}")
+        N, V, work = len(prompts), self.vocab_size, self._inference_work()
+        seed = int(np.random.SeedSequence().generate_state(1, np.uint64)[0]) if seed is None else seed
+        draws = kernels.random_uniform(kernels.stream_key(seed, GENERATION << 32, 0), (N, length), np.float64)
+        seen = np.zeros((N, V), bool)
+        for i, ids in enumerate(prompts):
+            seen[i, ids] = True
+        forbidden = np.zeros(V, bool)
+        forbidden[[integer_in("banned", token, 0, V - 1) for token in banned]] = True
+        strands = [layer[0] for layer in self.rnn._strands]
+        return kernels.generate_tokens(
+            self.rnn.cell,
+            [(s.W.value if i else self._table(work), s.U.value, s.b.value, s.bU.value) for i, s in enumerate(strands)],
+            self.output._weight.value,
+            self.output._bias.value,
+            self._read(prompts, work),
+            np.array([ids[-1] for ids in prompts]),
+            draws,
+            temperature,
+            top_k,
+            top_p,
+            repetition_penalty,
+            seen,
+            forbidden if forbidden.any() else None,
+            -1 if stop is None else integer_in("stop", stop, 0, V - 1),
+        )
+
+    def _read(self, prompts, work):
+        """The state after all tokens but the last of each prompt."""
+        N, H = len(prompts), self.rnn.hidden_size
+        states = tuple(np.zeros((self.rnn.num_layers, N, H), self.dtype) for _ in self.rnn.states)
+        lengths = np.array([len(ids) - 1 for ids in prompts])
+        some = np.flatnonzero(lengths)
+        if len(some):
+            x = np.zeros((len(some), lengths.max()), np.int64)
+            for row, i in zip(x, some, strict=True):
+                row[: lengths[i]] = prompts[i][:-1]
+            rows = rows_of(x, lengths[some])
+            last = self.rnn.state_arrays(self, "read", rows.batch, work)
+            self._run(np.ascontiguousarray(rows.pack(x)), rows, None, last, work)
+            ordered = self.rnn._ordered(last, None if rows.order is None else rows.back_order)
+            for state, part in zip(states, ordered, strict=True):
+                state[:, some] = part
+        return states

@@ -21,6 +21,7 @@ from .activations import *  # noqa: E402, F403
 from .augmentation import *  # noqa: E402, F403
 from .clipping import *  # noqa: E402, F403
 from .custom_activation import *  # noqa: E402, F403
+from .generation import *  # noqa: E402, F403
 from .linear import *  # noqa: E402, F403
 from .losses import *  # noqa: E402, F403
 from .normalization import *  # noqa: E402, F403

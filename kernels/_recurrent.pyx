@@ -8,42 +8,16 @@ One sequence alone meets U once a step: there packing costs more than it brings,
 columns (forward) or rows (backward) at a time as keep the multiply-adds from waiting for each other.
 """
 from cython.parallel cimport prange
-from libc.stdint cimport int64_t
-from libc.string cimport memcpy, memset
-
 from dd2424fast.kernels._team cimport team_size
 
 include "vec.pxi"
 include "tile.pxi"
 include "activation.pxi"
 include "product.pxi"
+include "gates.pxi"
 
 cdef enum:
     GRAIN = 2000000     # floating-point operations that are worth a thread
-
-ctypedef struct Layer:
-    Py_ssize_t T, B, H
-    int gates               # 1: RNN, 3: GRU, 4: LSTM
-    const int64_t* counts
-    const real* a
-    const int64_t* ids      # or NULL: row r reads row r of a
-    const real* U
-    const real* h0          # or NULL
-    const real* c0          # or NULL
-    real* h                 # results of the forward pass
-    real* previous
-    real* gate
-    real* c                 # LSTM: the cell; GRU: the candidate q
-    real* h_last
-    real* c_last
-    const real* dh          # of the backward pass
-    real* da
-    real* du                # GRU
-    real* dh0
-    real* dc0
-    real* panels            # U packed
-    real* bias              # gates * H, and for a GRU H more: b's and bU's last columns stay apart
-
 
 cdef inline real* pointer(object a) noexcept:
     return NULL if a is None else data(<cnp.ndarray> a)
@@ -64,17 +38,6 @@ cdef Layer layer_of(int gates, cnp.ndarray U, cnp.ndarray counts, cnp.ndarray wo
     return s
 
 
-cdef void add_biases(Layer* s, const real* b, const real* bU) noexcept nogil:
-    """s.bias = b + bU, but for a GRU's last H columns: those of b, then those of bU."""
-    cdef Py_ssize_t j, joined = s.gates * s.H if s.gates != 3 else 2 * s.H
-    for j in range(joined):
-        s.bias[j] = (0 if b == NULL else b[j]) + (0 if bU == NULL else bU[j])
-    if s.gates == 3:
-        for j in range(s.H):
-            s.bias[joined + j] = 0 if b == NULL else b[joined + j]
-            s.bias[joined + s.H + j] = 0 if bU == NULL else bU[joined + j]
-
-
 cdef void pack_gates(Layer* s) noexcept nogil:
     """Panels of (H, gates * LANES): all gates of one vector of units, side by side."""
     cdef Py_ssize_t H = s.H, u = 0, k, size
@@ -90,20 +53,6 @@ cdef void pack_gates(Layer* s) noexcept nogil:
                 to += LANES
             row += s.gates * H
         u += LANES
-
-
-cdef inline vec load_some(const real* p, Py_ssize_t size) noexcept nogil:
-    """`size` elements, at most a vector; zero beyond."""
-    if size == LANES:
-        return vec_load(p)
-    return vec_load_part(p, size)
-
-
-cdef inline void store_some(real* p, vec v, Py_ssize_t size) noexcept nogil:
-    if size == LANES:
-        vec_store(p, v)
-    else:
-        vec_store_part(p, v, size)
 
 
 # ---- sharing out -----------------------------------------------------------------------------------------------------
@@ -144,82 +93,6 @@ cdef void run(Pass walk, const Layer* s) noexcept nogil:
     else:
         for part in prange(parts, num_threads=parts, schedule="static", chunksize=1):
             walk(s, share_begins(s, part, parts), share_begins(s, part + 1, parts))
-
-
-# ---- one step of a row -----------------------------------------------------------------------------------------------
-# `sums` holds h_{t-1} U of one vector of units (all gates), u is its first unit, `size` its units. `next` is where the state
-# goes besides h: the row of the next step's `previous`, or of h_last where the sequence ends.
-
-cdef inline void lstm_end(const Layer* s, vec i, vec f, vec g, vec o, const real* x, const real* c_before, real* gate, real* c,
-                         real* h, real* next, real* c_last, Py_ssize_t u, Py_ssize_t size) noexcept nogil:
-    cdef Py_ssize_t H = s.H
-    cdef const real* b = s.bias
-    cdef vec cell, state
-    i = vec_sigmoid(i + load_some(x + u, size) + load_some(b + u, size))
-    f = vec_sigmoid(f + load_some(x + H + u, size) + load_some(b + H + u, size))
-    g = vec_tanh(g + load_some(x + 2 * H + u, size) + load_some(b + 2 * H + u, size))
-    o = vec_sigmoid(o + load_some(x + 3 * H + u, size) + load_some(b + 3 * H + u, size))
-    store_some(gate + u, i, size)
-    store_some(gate + H + u, f, size)
-    store_some(gate + 2 * H + u, g, size)
-    store_some(gate + 3 * H + u, o, size)
-    cell = i * g
-    if c_before != NULL:
-        cell = cell + f * load_some(c_before + u, size)
-    state = o * vec_tanh(cell)
-    store_some(c + u, cell, size)
-    store_some(h + u, state, size)
-    store_some(next + u, state, size)
-    if c_last != NULL:
-        store_some(c_last + u, cell, size)
-
-
-cdef inline void gru_end(const Layer* s, vec r, vec z, vec q, const real* x, const real* before, real* gate, real* candidate,
-                        real* h, real* next, Py_ssize_t u, Py_ssize_t size) noexcept nogil:
-    cdef Py_ssize_t H = s.H
-    cdef const real* b = s.bias
-    cdef vec n, state
-    r = vec_sigmoid(r + load_some(x + u, size) + load_some(b + u, size))
-    z = vec_sigmoid(z + load_some(x + H + u, size) + load_some(b + H + u, size))
-    q = q + load_some(b + 3 * H + u, size)
-    n = vec_tanh(load_some(x + 2 * H + u, size) + load_some(b + 2 * H + u, size) + r * q)
-    state = n + z * (load_some(before + u, size) - n)
-    store_some(gate + u, r, size)
-    store_some(gate + H + u, z, size)
-    store_some(gate + 2 * H + u, n, size)
-    store_some(candidate + u, q, size)
-    store_some(h + u, state, size)
-    store_some(next + u, state, size)
-
-
-cdef inline void rnn_end(const Layer* s, vec z, const real* x, real* h, real* next, Py_ssize_t u, Py_ssize_t size) noexcept nogil:
-    z = vec_tanh(z + load_some(x + u, size) + load_some(s.bias + u, size))
-    store_some(h + u, z, size)
-    store_some(next + u, z, size)
-
-
-cdef struct Step:
-    Py_ssize_t row          # of this step's first sequence, in the arrays of R rows
-    Py_ssize_t next         # of the next step's
-    Py_ssize_t going        # sequences that run at the next step
-    const real* c_before    # c of the step before, sequence 0; or NULL: zeros
-    Py_ssize_t K            # H, or 0 where the state before is all zeros
-
-
-cdef inline forced_inline_void end_row(const int G, const Layer* s, const Step* at, Py_ssize_t j, const vec* sums, Py_ssize_t u,
-                         Py_ssize_t size) noexcept nogil:
-    """Apply the gates to one vector of units of sequence j."""
-    cdef Py_ssize_t H = s.H, row = at.row + j
-    cdef const real* x = s.a + (row if s.ids == NULL else s.ids[row]) * G * H
-    cdef real* next = s.previous + (at.next + j) * H if j < at.going else s.h_last + j * H
-    if G == 4:
-        lstm_end(s, sums[0], sums[1], sums[2], sums[3], x, NULL if at.c_before == NULL else at.c_before + j * H,
-                 s.gate + row * G * H, s.c + row * H, s.h + row * H, next, NULL if j < at.going else s.c_last + j * H, u, size)
-    elif G == 3:
-        gru_end(s, sums[0], sums[1], sums[2], x, s.previous + row * H, s.gate + row * G * H, s.c + row * H, s.h + row * H,
-                next, u, size)
-    else:
-        rnn_end(s, sums[0], x, s.h + row * H, next, u, size)
 
 
 # ---- forward ---------------------------------------------------------------------------------------------------------
@@ -323,80 +196,6 @@ cdef void step_forward(const Layer* s, const Step* at, Py_ssize_t first, Py_ssiz
                 rnn_tile(R, V, s, at, j, panel, panel_size, u)
         panel += V * panel_size
         u += V * LANES
-
-
-cdef inline forced_inline_void row_sums(const int V, Py_ssize_t K, const real* x, const real* b, Py_ssize_t b_row, real* c,
-                                        Py_ssize_t size) noexcept nogil:
-    """c[size] = x[K] B for V vectors of columns; two chains of sums where V alone would leave the units waiting."""
-    cdef vec even[8]
-    cdef vec odd[8]
-    cdef vec y, z
-    cdef int v
-    cdef Py_ssize_t k = 0
-    for v in range(V):
-        even[v] = vec_zero()
-        odd[v] = vec_zero()
-    while k + 2 <= K:
-        y, z = vec_set(x[k]), vec_set(x[k + 1])
-        for v in range(V - 1):
-            even[v] = even[v] + y * vec_load(b + v * LANES)
-            odd[v] = odd[v] + z * vec_load(b + b_row + v * LANES)
-        even[V - 1] = even[V - 1] + y * load_some(b + (V - 1) * LANES, size - (V - 1) * LANES)
-        odd[V - 1] = odd[V - 1] + z * load_some(b + b_row + (V - 1) * LANES, size - (V - 1) * LANES)
-        b += 2 * b_row
-        k += 2
-    if k < K:
-        y = vec_set(x[k])
-        for v in range(V - 1):
-            even[v] = even[v] + y * vec_load(b + v * LANES)
-        even[V - 1] = even[V - 1] + y * load_some(b + (V - 1) * LANES, size - (V - 1) * LANES)
-    for v in range(V - 1):
-        vec_store(c + v * LANES, even[v] + odd[v])
-    store_some(c + (V - 1) * LANES, even[V - 1] + odd[V - 1], size - (V - 1) * LANES)
-
-
-cdef void row_times(Py_ssize_t K, Py_ssize_t N, const real* x, const real* b, real* c) noexcept nogil:
-    """c[N] = x[K] B[K, N], B where it lies."""
-    cdef Py_ssize_t j = 0, left
-    while j < N:
-        left = N - j
-        if left >= 8 * LANES:
-            row_sums(8, K, x, b + j, N, c + j, 8 * LANES)
-            j += 8 * LANES
-        elif left > 4 * LANES:
-            if left > 6 * LANES: row_sums(7, K, x, b + j, N, c + j, min(left, 7 * <Py_ssize_t> LANES))
-            elif left > 5 * LANES: row_sums(6, K, x, b + j, N, c + j, left)
-            else: row_sums(5, K, x, b + j, N, c + j, left)
-            j += 7 * LANES
-        else:
-            if left > 3 * LANES: row_sums(4, K, x, b + j, N, c + j, left)
-            elif left > 2 * LANES: row_sums(3, K, x, b + j, N, c + j, left)
-            elif left > LANES: row_sums(2, K, x, b + j, N, c + j, left)
-            else: row_sums(1, K, x, b + j, N, c + j, left)
-            j += 4 * LANES
-
-
-cdef void single_forward(const Layer* s, const Step* at) noexcept nogil:
-    """One step of a batch of one: its sums wait in the packing's memory, which is free."""
-    cdef Py_ssize_t H = s.H, u = 0, size
-    cdef int g
-    cdef vec sums[4]
-    cdef real* z = s.panels
-    if at.K == 0:
-        memset(z, 0, s.gates * H * sizeof(real))
-    else:
-        row_times(H, s.gates * H, s.previous + at.row * H, s.U, z)
-    while u < H:
-        size = min(<Py_ssize_t> LANES, H - u)
-        for g in range(s.gates):
-            sums[g] = load_some(z + g * H + u, size)
-        if s.gates == 4:
-            end_row(4, s, at, 0, sums, u, size)
-        elif s.gates == 3:
-            end_row(3, s, at, 0, sums, u, size)
-        else:
-            end_row(1, s, at, 0, sums, u, size)
-        u += LANES
 
 
 cdef void forward(const Layer* s, Py_ssize_t first, Py_ssize_t stop) noexcept nogil:

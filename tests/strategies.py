@@ -371,6 +371,39 @@ def _recurrent(cell, gates):
     return {f"{cell}_forward": forward, f"{cell}_backward": backward}
 
 
+def _generate_tokens(m):
+    cell, N, L, H, V = (
+        m.number("rnn", "lstm", "gru"),
+        m.number(1, 3),
+        m.number(1, 2),
+        m.number(1, 5, 17),
+        m.number(1, 2, 19),
+    )
+    width = {"rnn": 1, "gru": 3, "lstm": 4}[cell] * H
+    T, penalty = m.number(0, 1, 6), m.number(1.0, 1.5)
+    layers = [
+        (m.real(H if i else V, width), m.real(H, width), m.maybe(m.real, width), m.maybe(m.real, width))
+        for i in range(L)
+    ]
+    return dict(
+        cell=cell,
+        layers=layers,
+        W_out=m.real(H, V),
+        b_out=m.maybe(m.real, V),
+        states=tuple(m.own(L, N, H) for _ in range(2 if cell == "lstm" else 1)),
+        tokens=m.layout(m.rng.integers(0, V, N)),
+        draws=m.rng.random((N, T)),
+        temperature=m.number(0, 0.7, 1.0),
+        top_k=m.number(0, 1, 3),
+        top_p=m.number(0.4, 1.0),
+        repetition_penalty=penalty,
+        seen=m.rng.random((N, V)) < 0.5 if penalty != 1 else None,
+        banned=None,
+        stop=m.number(-1, 0),
+        out=m.out(N, T, dtype=np.int64),
+    )
+
+
 def _take_rows(m):
     V, D, R = m.size(1), m.size(), m.size()
     return dict(table=m.real(V, D), ids=m.layout(m.rng.integers(0, V, R)), out=m.out(R, D))
@@ -426,6 +459,7 @@ KERNELS = {
     **_recurrent("rnn", 1),
     **_recurrent("lstm", 4),
     **_recurrent("gru", 3),
+    "generate_tokens": _generate_tokens,
     "take_rows": _take_rows,
     "scatter_rows": _scatter_rows,
 }

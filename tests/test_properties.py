@@ -53,6 +53,7 @@ def results_of(name):
         "lstm_backward": {"da", "dh0", "dc0"},
         "gru_backward": {"da", "du", "dh0"},
         "scatter_rows": {"dtable"},
+        "generate_tokens": {"states", "seen"},
     }.get(name, set())
 
 
@@ -65,6 +66,8 @@ def widened(value):
     """In float64, what is in float32."""
     if isinstance(value, dd.kernels.PackedMatrix):
         return dd.kernels.pack(value.unpack().astype("float64"))
+    if isinstance(value, tuple | list):
+        return type(value)(widened(part) for part in value)
     if isinstance(value, np.ndarray) and value.dtype == "float32":
         return value.astype("float64")
     return np.dtype("float64") if isinstance(value, np.dtype) else copy.deepcopy(value)

@@ -298,6 +298,13 @@ def _recurrent(cell, way):
     return make
 
 
+def _generate_tokens(rng, dtype, N, T, H):
+    """An LSTM on 80 characters."""
+    layer = _normal(rng, dtype, 80, 4 * H), _normal(rng, dtype, H, 4 * H) * dtype.type(H**-0.5), None, None
+    states = np.zeros((1, N, H), dtype), np.zeros((1, N, H), dtype)
+    return "lstm", [layer], _normal(rng, dtype, H, 80), None, states, np.zeros(N, np.int64), rng.random((N, T)), 0
+
+
 def _take_rows(rng, dtype, R, V, D):
     return _normal(rng, dtype, V, D), rng.integers(0, V, R), np.empty((R, D), dtype)
 
@@ -366,6 +373,7 @@ _TABLE = [
         for cell in ("rnn", "lstm", "gru")
         for way in ("forward", "backward")
     ),
+    ("generate_tokens", "", _generate_tokens, [(1, 20, 100)], [(1, 50, 256)]),
     ("take_rows", "", _take_rows, [(3200, 80, 128)], []),
     ("scatter_rows", "", _scatter_rows, [(3200, 80, 1024)], []),
 ]

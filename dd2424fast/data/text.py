@@ -133,7 +133,7 @@ class TextCorpus:
 
 
 def _text_of(source):
-    if isinstance(source, str) and len(source) < 4096 and "\n" not in source and Path(source).is_file():
+    if isinstance(source, str) and _is_file(source):
         source = Path(source)
     if isinstance(source, Path):
         try:
@@ -145,6 +145,13 @@ def _text_of(source):
     if not source:
         raise ValueError("source: expected a text, got an empty one")
     return source
+
+
+def _is_file(text):
+    try:
+        return Path(text).is_file()
+    except (OSError, ValueError):  # too long for a path, or with characters that none has: a text
+        return False
 
 
 def _tokenizer(tokenizer, text, train):

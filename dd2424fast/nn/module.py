@@ -9,7 +9,7 @@ import numpy as np
 from ..configuration import Configured, array_of, integer_in, positive_integer
 
 # Pseudo-random streams under one seed: what is drawn for one purpose never repeats what is drawn for another.
-INITIAL_WEIGHTS, DROPOUT, SHUFFLE, AUGMENTATION = range(4)
+INITIAL_WEIGHTS, DROPOUT, SHUFFLE, AUGMENTATION, GENERATION = range(5)
 
 
 def generator(seed, *key):

@@ -1,0 +1,89 @@
+"""Text from a language model."""
+
+import numpy as np
+
+from .configuration import positive_integer
+from .data.tokenizers import Tokenizer
+from .models import LanguageModel
+
+
+def generate(
+    model,
+    tokenizer,
+    prompt,
+    length,
+    temperature=1.0,
+    top_p=1.0,
+    top_k=0,
+    repetition_penalty=1.0,
+    seed=None,
+    *,
+    stop=None,
+    banned=(),
+):
+    """Let a language model continue a text.
+
+    Parameters
+    ----------
+    model : models.LanguageModel
+    tokenizer : data.Tokenizer
+        The one that the model was trained with.
+    prompt : str, or sequence of str
+        What to continue, at least one token each; a special token (a speaker's name, say) may begin it.
+    length : int
+        Tokens to generate.
+    temperature : float
+        Below 1 the probable becomes more probable; 0 takes the most probable token each time.
+    top_p : float in (0, 1]
+        Choose among the fewest most probable tokens that together reach this probability.
+    top_k : int
+        Choose among so many most probable tokens; 0: among all.
+    repetition_penalty : float
+        Above 1, tokens of the prompt and of what was generated become less probable.
+    seed : int, optional
+        Equal seeds give equal texts; None draws fresh entropy.
+    stop : str, optional
+        A token that ends the text; it is not part of what is returned.
+    banned : sequence of str
+        Tokens that are never chosen.
+
+    Returns
+    -------
+    str, or list of str for several prompts
+        What follows the prompt.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument is wrong (the message names it), or the prompt holds a character that the tokenizer does not know.
+    """
+    if not isinstance(model, LanguageModel):
+        raise TypeError(f"model: expected a models.LanguageModel, got {type(model).__name__}")
+    if not isinstance(tokenizer, Tokenizer):
+        raise TypeError(f"tokenizer: expected a data.Tokenizer, got {type(tokenizer).__name__}")
+    if tokenizer.vocab_size != model.vocab_size:
+        raise ValueError(
+            f"tokenizer: expected the {model.vocab_size} tokens of the model's vocabulary, got {tokenizer.vocab_size}"
+        )
+    several = not isinstance(prompt, str)
+    prompts = list(prompt) if several else [prompt]
+    ids = [tokenizer.encode(text, "prompt") for text in prompts]
+    ended = -1 if stop is None else tokenizer.id_of(stop)
+    new = model.generate_ids(
+        ids,
+        positive_integer("length", length),
+        temperature,
+        top_p,
+        top_k,
+        repetition_penalty,
+        seed,
+        stop=None if stop is None else ended,
+        banned=[tokenizer.id_of(token) for token in banned],
+    )
+    texts = [tokenizer.decode(row[: _end(row, ended)]) for row in new]
+    return texts if several else texts[0]
+
+
+def _end(row, stop):
+    found = np.flatnonzero(row == stop)
+    return found[0] if len(found) else len(row)
