@@ -21,6 +21,8 @@ class Batches:
         self.arrays = self.corpus = None
         if isinstance(data, TextCorpus):
             self.corpus, self.part = data, "train" if name == "train" else "validation"
+            if self.part == "validation" and len(data.validation) < 2:
+                raise ValueError(f"{name}: expected a corpus with a validation part, got {data!r}")
         elif isinstance(data, tuple | list) and len(data) == 2 and not isinstance(data[0], tuple):
             x, y = array_of("x", data[0]), array_of("y", data[1])
             if not x.ndim or not y.ndim:
@@ -68,7 +70,7 @@ class Batches:
         """Yield (x, y, begins) from the epoch's `skip`-th batch on; `begins`: a model's carried state ends here."""
         if self.corpus is not None:
             if self.part == "train":
-                yield from self.corpus.batches(self.part, self.batch_size, epoch, self.seed or 0, skip)
+                yield from self.corpus.batches(self.part, self.batch_size, epoch, self.seed, skip)
             else:
                 yield from self.corpus.evaluation(self.part)
         elif self.arrays is None:

@@ -91,7 +91,13 @@ class LanguageModel(Module):
         cells = {"rnn": RNN, "lstm": LSTM, "gru": GRU}
         if not isinstance(cell, str) or cell not in cells:
             raise ValueError(f"cell: expected one of {', '.join(cells)}, got {cell!r}")
-        self.vocab_size = integer_in("vocab_size", vocab_size, 1)
+        self.vocab_size = positive_integer("vocab_size", vocab_size)
+        for name, value in (
+            ("hidden", hidden),
+            ("layers", layers),
+            ("embedding", 1 if embedding is None else embedding),
+        ):
+            positive_integer(name, value)
         self.embedding = None if embedding is None else Embedding(vocab_size, embedding, dtype=dtype)
         self.rnn = cells[cell](embedding or vocab_size, hidden, layers, dropout, dtype=dtype)
         self.output = Linear(hidden, vocab_size, dtype=dtype)
@@ -150,11 +156,11 @@ class LanguageModel(Module):
     def _states(self, rows, work):
         """Where this pass begins, and where it puts its last state: in two sets of buffers in turn, since the backward
         pass still reads where it began."""
-        carried = work.carried if work.carries else None
+        carried = work.carried
         last = self.rnn.state_arrays(self, "state", rows.batch, work)
         if carried is not None and np.may_share_memory(last[0], carried[0]):
             last = self.rnn.state_arrays(self, "other state", rows.batch, work)
-        if carried is None or carried[0].shape[1] != rows.batch:
+        if not work.carries or carried is None or carried[0].shape[1] != rows.batch:
             return None, last
         return self.rnn._ordered(carried, rows.order), last
 
@@ -258,6 +264,7 @@ class LanguageModel(Module):
                 raise ValueError(f"prompts[{i}]: expected at least one token, got none")
             if ids.min() < 0 or ids.max() >= self.vocab_size:
                 raise ValueError(f"prompts[{i}]: expected token ids from 0 to {self.vocab_size - 1}, got {ids}")
+        length = positive_integer("length", length)
         N, V, work = len(prompts), self.vocab_size, self._inference_work()
         seed = int(np.random.SeedSequence().generate_state(1, np.uint64)[0]) if seed is None else seed
         draws = kernels.random_uniform(kernels.stream_key(seed, GENERATION << 32, 0), (N, length), np.float64)

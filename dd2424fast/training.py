@@ -199,10 +199,16 @@ class Trainer(Configured):
             "loss", and "accuracy" (a fraction) for classification.
         """
         batch_size = positive_integer("batch_size", batch_size)
-        total = weight = correct = rows = 0.0
         work = self.model._inference_work()
         work.carries = True
-        for x, y, begins in Batches(data, batch_size, None).of_epoch(0, 0):
+        try:
+            return self._evaluated(Batches(data, batch_size, None), work)
+        finally:
+            work.carried, work.carries = None, False
+
+    def _evaluated(self, batches, work):
+        total = weight = correct = rows = 0.0
+        for x, y, begins in batches.of_epoch(0, 0):
             if begins:
                 work.carried = None
             if self._all_ignored(y):
@@ -215,7 +221,6 @@ class Trainer(Configured):
             if self.loss.classifies:
                 right, counted = self.loss.correct(outputs, y)
                 correct, rows = correct + right, rows + counted
-        work.carried, work.carries = None, False
         if not weight:
             raise ValueError("data: expected at least one row, and one label in y that counts, got none")
         return {"loss": total / weight, **({"accuracy": correct / rows} if self.loss.classifies else {})}
@@ -312,13 +317,13 @@ class Trainer(Configured):
         done, total, correct, weight, rows = self._progress or (0, 0.0, 0, 0.0, 0)
         report.epoch_begins(done)
         for x, y, begins in batches.of_epoch(self.epoch, done):
+            if begins:
+                self.model._training_work().carried = None
             if augment is not None:
                 x = augment(x, kernels.stream_key(self.seed, AUGMENTATION << 32, self.update))
             if self._all_ignored(y):
                 done += 1
                 continue
-            if begins:
-                self.model._training_work().carried = None
             loss = self.step(x, y)
             share = self.loss.weight_of(self._targets, None)
             right, counted = self.loss.correct(self._outputs, self._targets) if self.loss.classifies else (0, len(y))

@@ -87,25 +87,25 @@ cdef Py_ssize_t most_probable(Py_ssize_t* heap, Py_ssize_t V, const double* p, P
 
 
 cdef Py_ssize_t choose(const Model* m, real* z, double* p, Py_ssize_t* heap, double draw) noexcept nogil:
-    """A token from logits z, which are overwritten."""
+    """A token from logits z, which are overwritten; -1 where one is not a number, or the largest is infinite."""
     cdef Py_ssize_t i, V = m.V, best = 0, kept, last = 0
-    cdef real scale = <real> m.temperature, highest
+    cdef real highest
     cdef double total = 0, reached = 0
-    if m.temperature == 0:
-        for i in range(1, V):
-            if z[i] > z[best]:
-                best = i
-        return best
     for i in range(V):
-        z[i] = z[i] / scale
-    highest = z[0]
-    for i in range(1, V):
-        if z[i] > highest:
-            highest = z[i]
+        if z[i] != z[i]:
+            return -1
+        if z[i] > z[best]:
+            best = i
+    highest = z[best]
+    if not -INFINITY < highest < INFINITY:
+        return -1
+    if m.temperature == 0:
+        return best
+    for i in range(V):      # in double: a tiny temperature overflows nothing but what has no probability
+        z[i] = <real> (<double> (z[i] - highest) / m.temperature)
     i = 0
     while i < V:
-        vec_store_part(z + i, vec_exp(vec_load_part(z + i, min(V - i, <Py_ssize_t> LANES)) - vec_set(highest)),
-                       min(V - i, <Py_ssize_t> LANES))
+        vec_store_part(z + i, vec_exp(vec_load_part(z + i, min(V - i, <Py_ssize_t> LANES))), min(V - i, <Py_ssize_t> LANES))
         i += LANES
     for i in range(V):
         p[i] = z[i]
@@ -151,8 +151,8 @@ cdef void weigh(const Model* m, real* z, Py_ssize_t n) noexcept nogil:
 
 # ---- the loop --------------------------------------------------------------------------------------------------------
 
-cdef void sequence(const Model* m, Py_ssize_t n, char* memory) noexcept nogil:
-    """All tokens of sequence n. `memory`: see `memory_size`."""
+cdef bint sequence(const Model* m, Py_ssize_t n, char* memory) noexcept nogil:
+    """All tokens of sequence n; false where a logit is not a number. `memory`: see `memory_size`."""
     cdef Py_ssize_t H = m.H, G = m.gates, V = m.V, t, token = m.tokens[n]
     cdef int64_t one = 1, row = token
     cdef int i
@@ -188,6 +188,8 @@ cdef void sequence(const Model* m, Py_ssize_t n, char* memory) noexcept nogil:
         row_times(H, V, below, m.W_out, z)
         weigh(m, z, n)
         token = choose(m, z, p, heap, m.draws[n * m.T + t])
+        if token < 0:
+            return False
         row = token
         m.out[n * m.T + t] = token
         if m.seen != NULL:
@@ -195,7 +197,8 @@ cdef void sequence(const Model* m, Py_ssize_t n, char* memory) noexcept nogil:
         if token == m.stop:
             for i in range(<int> (m.T - t - 1)):
                 m.out[n * m.T + t + 1 + i] = m.stop
-            return
+            return True
+    return True
 
 
 cdef inline Py_ssize_t real_bytes(const Model* m) noexcept nogil:
@@ -216,8 +219,8 @@ def generate_tokens(cell, layers, cnp.ndarray W_out, b_out, states, cnp.ndarray 
                     top_p, repetition_penalty, seen, banned, stop, cnp.ndarray out):
     cdef Model m
     cdef Layer s
-    cdef Py_ssize_t n, i, size
-    cdef int part, parts
+    cdef Py_ssize_t i, size
+    cdef int part, parts, bad = 0
     cdef char* memory
     cdef real* biases
     if len(layers) > MOST_LAYERS:
@@ -245,16 +248,20 @@ def generate_tokens(cell, layers, cnp.ndarray W_out, b_out, states, cnp.ndarray 
         add_biases(&s, NULL if b is None else data(b), NULL if bU is None else data(bU))
     with nogil:
         if parts == 1:
-            for n in range(m.N):
-                sequence(&m, n, memory)
+            bad = share(&m, 0, 1, memory)
         else:
             for part in prange(parts, num_threads=parts, schedule="static", chunksize=1):
-                share(&m, part, parts, memory + part * size)
+                bad |= share(&m, part, parts, memory + part * size)
     free(memory)
+    if bad:
+        raise FloatingPointError("generate_tokens: the logits are not finite: nor are the model's weights or states")
     return out
 
 
-cdef void share(const Model* m, int part, int parts, char* memory) noexcept nogil:
+cdef int share(const Model* m, int part, int parts, char* memory) noexcept nogil:
+    """1 where a sequence of this share met a logit that is not a number."""
     cdef Py_ssize_t n
+    cdef int bad = 0
     for n in range(m.N * part // parts, m.N * (part + 1) // parts):
-        sequence(m, n, memory)
+        bad |= not sequence(m, n, memory)
+    return bad

@@ -86,11 +86,10 @@ def check_generate_tokens(cell, layers, W_out, b_out, states, tokens, draws, tem
             raise ValueError("banned: expected at least one token that may be chosen, got all banned")
     stop = _whole("stop", stop, -1, V - 1, f"an integer from -1 to {V - 1}")
     out = np.empty((N, T), np.int64) if out is None else array("out", out, (N, T), _INT64, True)
-    weights = [a for layer in checked for a in layer if a is not None]
-    for name, result in [("out", out), *[(f"states[{i}]", s) for i, s in enumerate(states)]]:
-        for other in weights:
-            all_apart((name, "layers"), (result, other), 1)
-        all_apart((name, "W_out", "b_out", "tokens", "draws", "banned"), (result, last, b_out, tokens, draws, banned), 1)
-    all_apart(("states[0]", "states[1]"), (states[0], states[1] if count > 1 else None), 1)
+    second = states[1] if count > 1 else None
+    all_apart(("out", "states[0]", "states[1]", "seen", "W_out", "b_out", "tokens", "draws", "banned"),
+              (out, states[0], second, seen, last, b_out, tokens, draws, banned), 4)
+    for layer in checked:
+        all_apart(("out", "states[0]", "states[1]", "seen", *4 * ("layers",)), (out, states[0], second, seen, *layer), 4)
     return (cell, tuple(checked), last, b_out, states, tokens, draws, temperature, min(top_k, V), top_p, repetition_penalty,
             seen, banned, stop, out)

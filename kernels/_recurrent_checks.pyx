@@ -45,6 +45,8 @@ cdef cnp.ndarray checked_counts(object counts, Py_ssize_t rows):
         if n[t] < 1 or (t > 0 and n[t] > n[t - 1]) or n[t] > (<int64_t> 1 << 40):
             raise ValueError(f"counts: expected numbers of at least 1 that never grow, got {n[t]} at {t}")
         total += n[t]
+        if total > rows:    # before it could overflow
+            break
     if 0 <= rows != total:
         raise ValueError(f"counts: expected a sum of {rows}, the number of rows, got {total}")
     return a

@@ -14,6 +14,9 @@ from .recurrent import gru_forward, lstm_forward, rnn_forward
 __all__ = ["generate_tokens"]
 
 
+_NOT_FINITE = "generate_tokens: the logits are not finite: nor are the model's weights or states"
+
+
 def _most_probable_first(p):
     """Indices by falling probability; among equals the lower index first."""
     return np.argsort(-p, kind="stable")
@@ -21,10 +24,12 @@ def _most_probable_first(p):
 
 def _choose(logits, draw, temperature, top_k, top_p):
     """One token: the definition of sampling."""
+    if np.isnan(logits).any() or not np.isfinite(logits.max()):
+        raise FloatingPointError(_NOT_FINITE)
     if temperature == 0:
         return int(np.argmax(logits))
-    z = logits / logits.dtype.type(temperature)
-    p = np.exp(z - z.max()).astype(np.float64)
+    with np.errstate(over="ignore"):  # tiny temperatures
+        p = np.exp((logits - logits.max()).astype(np.float64) / temperature)
     order = np.arange(len(p))
     if top_k or top_p < 1:
         order = _most_probable_first(p)[: top_k or None]
@@ -95,6 +100,8 @@ def generate_tokens(
     ------
     TypeError, ValueError
         An argument has the wrong type, dtype, shape or range; the message names it, what came and what was expected.
+    FloatingPointError
+        A logit is not a number, or the largest is infinite.
 
     Notes
     -----

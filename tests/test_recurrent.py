@@ -291,6 +291,47 @@ def test_state_carries_and_resets():
         trainer.step(*next(windows(rng, 7, batch, 4, 1)))
 
 
+def test_other_passes_leave_the_carried_state_alone():
+    """A forward pass in training mode, a gradient check, and an evaluation that fails."""
+    rng = np.random.default_rng(0)
+    batches = list(windows(rng, 7, 2, 4, 5))
+    x, y = batches[0]
+
+    def trainer():
+        return dd.Trainer(dd.models.LanguageModel(7, "lstm", 5, dtype="float64", seed=3), dd.optim.SGD(0.1))
+
+    undisturbed, disturbed = trainer(), trainer()
+    for batch in batches:
+        disturbed.model.forward(x)
+        dd.gradcheck(disturbed.model, x, y, entries=2)
+        with pytest.raises(ValueError, match="token ids"):
+            disturbed.evaluate([(x, y), (x + 99, y)])
+        assert disturbed.step(*batch) == undisturbed.step(*batch)
+    first, second = disturbed.model.predict(x), disturbed.model.predict(x)
+    np.testing.assert_array_equal(first, second)
+
+
+def test_an_epoch_begins_at_zero_though_its_first_batch_is_ignored():
+    x, y = next(windows(np.random.default_rng(0), 7, 2, 4, 1))
+    losses = []
+    for batches in ([(x, np.full_like(y, -100)), (x, y)], [(x, y)]):
+        trainer = dd.Trainer(dd.models.LanguageModel(7, "gru", 5, seed=3), dd.optim.SGD(0.1))
+        trainer.step(x, y)
+        losses.append(trainer.fit(batches, epochs=1, progress=False)["loss"])
+    assert losses[0] == losses[1]
+
+
+def test_a_language_model_is_no_layer():
+    with pytest.raises(TypeError, match=r"layers\[0\]: a LanguageModel is a whole model"):
+        dd.nn.Sequential(dd.models.LanguageModel(7), dd.nn.ReLU())
+
+
+def test_masked_ids_are_refused():
+    x = np.ma.array([[1, 2]], mask=[[True, False]])
+    with pytest.raises(TypeError, match="without masked entries"):
+        dd.models.LanguageModel(7).predict(x)
+
+
 def test_evaluation_reads_windows_as_one_text():
     model = dd.models.LanguageModel(7, "lstm", 5, dtype="float64", seed=3)
     ids = np.random.default_rng(0).integers(0, 7, (2, 13))
@@ -376,8 +417,9 @@ def test_an_update_allocates_next_to_nothing():
     [
         ({"cell": "elman"}, ValueError, "cell: expected one of rnn, lstm, gru, got 'elman'"),
         ({"vocab_size": 0}, ValueError, "vocab_size"),
-        ({"hidden": 0}, ValueError, "hidden"),
-        ({"layers": 1.5}, TypeError, "num_layers"),
+        ({"hidden": 0}, ValueError, "^hidden:"),
+        ({"layers": 1.5}, TypeError, "^layers"),
+        ({"embedding": 2.5}, TypeError, "^embedding"),
         ({"dropout": 1.0}, ValueError, "dropout"),
         ({"embeding": 3}, TypeError, "did you mean 'embedding'"),
     ],

@@ -58,6 +58,53 @@ def test_the_most_frequent_words():
     assert tokenizer.decode(tokenizer.encode("c b")) == "<unk> b"
 
 
+def test_long_words_and_odd_characters():
+    """Memory for the words there are, and every character kept."""
+    tokenizer = Word("ab " * 1000 + "x" * 100_000 + " a\0b")
+    assert tokenizer.decode(tokenizer.encode("a\0b ab")) == "a\0b ab"
+    assert Char("abc", special=(s for s in ["<a>"])).special == ("<a>",)
+
+
+def test_byte_pairs_and_special_tokens():
+    pytest.importorskip("tokenizers")
+    tokenizer = BPE(TEXT + "åäö", special=("<é>", "<eos>"), most=280)
+    assert tokenizer.vocab_size <= 280
+    for text in ("x<é>y", "<é>", "<eos>ö<é><é>ñ "):
+        assert tokenizer.decode(tokenizer.encode(text)) == text
+    with pytest.raises(ValueError, match="most"):
+        BPE(TEXT, special=("<a>", "<b>"), most=257)
+    with pytest.raises(ValueError, match="prompt: expected a text that UTF-8 can hold"):
+        tokenizer.encode("\ud800", "prompt")
+
+
+def test_special_tokens_are_never_cut():
+    tokenizer = Char("abc", special=("<eos>",))
+    for n in range(1, 30):
+        corpus = TextCorpus("abc<eos>" * 10 + "a" * n, tokenizer, time=3)
+        whole = np.concatenate([corpus.train, corpus.validation, corpus.test])
+        assert tokenizer.decode(whole) == "abc<eos>" * 10 + "a" * n
+    with pytest.raises(ValueError, match="position 300"):
+        TextCorpus("abc" * 100 + "x", Char("abc"), time=3)
+
+
+def test_chunks_in_reading_order():
+    corpus = TextCorpus(TEXT, time=10, validation=0, chunk=20)
+    x = np.concatenate([x for x, _, _ in corpus.batches("train", 1, 3, seed=None)], axis=1)
+    np.testing.assert_array_equal(x[0], corpus.train[: x.size])
+    curves = []
+    for seed in (2, 5):
+        trainer = trainer_of(corpus)
+        trainer.seed = seed
+        curves.append(trainer.fit(corpus, epochs=1, shuffle=False, progress=False)["loss"])
+    assert curves[0] == curves[1]
+
+
+def test_a_corpus_without_a_validation_part():
+    corpus = TextCorpus(TEXT, validation=0)
+    with pytest.raises(ValueError, match="validation: expected a corpus with a validation part"):
+        trainer_of(corpus).fit(corpus, corpus, progress=False)
+
+
 def test_corpus_parts_follow_each_other():
     corpus = TextCorpus(TEXT, validation=0.2, test=0.1)
     parts = [corpus.tokenizer.decode(ids) for ids in (corpus.train, corpus.validation, corpus.test)]
@@ -104,6 +151,8 @@ def test_a_file(tmp_path):
     path.write_text(TEXT, encoding="utf-8")
     for source in (path, str(path)):
         np.testing.assert_array_equal(TextCorpus(source).train, TextCorpus(TEXT).train)
+    path.write_bytes(TEXT.replace("\n", "\r\n").encode())
+    assert "\r" in TextCorpus(path).tokenizer.tokens
     path.write_bytes(b"caf\xe9 " * 100)
     with pytest.raises(ValueError, match="UTF-8"):
         TextCorpus(path)
@@ -120,6 +169,7 @@ def test_a_file(tmp_path):
         ({"validation": 1.0}, "validation"),
         ({"validation": 0.6, "test": 0.4}, r"test: expected validation \+ test below 1"),
         ({"chunk": 3}, "chunk: expected at least time = 25 tokens, got 3"),
+        ({"chunk": 10**6}, r"source: expected at least chunk \+ 1 = 1000001 tokens to train on"),
         ({"tokenizer": "letters"}, "tokenizer: expected one of char, word, bpe"),
     ],
 )

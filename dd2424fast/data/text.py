@@ -23,11 +23,11 @@ class TextCorpus:
     source : path or str
         A file in UTF-8 (a Path, or a str that names an existing file), or the text itself.
     tokenizer : {"char", "word", "bpe"} or Tokenizer
-        A name makes one from the training part alone, but for "char", which takes all characters of the text.
+        A name makes one from the first part of the text, as long as the training part; "char" takes all characters.
     time : int
         Tokens in a window.
     validation, test : float
-        Shares of the text, cut from its end in this order: train, validation, test.
+        Shares of its tokens; the parts follow each other: train, validation, test.
     chunk : int, optional
         Cut the training part into chunks of so many tokens and shuffle them anew every epoch; the state begins at
         zero with each. By default the part is read from its beginning to its end.
@@ -54,13 +54,15 @@ class TextCorpus:
         if validation + test >= 1:
             raise ValueError(f"test: expected validation + test below 1, got {validation} + {test}")
         text = _text_of(source)
-        cuts = [0, round(len(text) * (1 - validation - test)), round(len(text) * (1 - test)), len(text)]
-        texts = [text[a:b] for a, b in itertools.pairwise(cuts)]
-        self.tokenizer = _tokenizer(tokenizer, text, texts[0])
-        self.train, self.validation, self.test = (self.tokenizer.encode(part, "source") for part in texts)
-        if len(self.train) < self.time + 1:
+        learns = round(len(text) * (1 - validation - test))
+        self.tokenizer = _tokenizer(tokenizer, text, text[:learns])
+        ids = self.tokenizer.encode(text, "source")
+        cuts = [0, round(len(ids) * (1 - validation - test)), round(len(ids) * (1 - test)), len(ids)]
+        self.train, self.validation, self.test = (ids[a:b] for a, b in itertools.pairwise(cuts))
+        if len(self.train) < max(self.time, self.chunk or 0) + 1:
+            least, why = (self.time, "time") if (self.chunk or 0) <= len(self.train) - 1 else (self.chunk, "chunk")
             raise ValueError(
-                f"source: expected at least time + 1 = {self.time + 1} tokens to train on, got {len(self.train)}"
+                f"source: expected at least {why} + 1 = {least + 1} tokens to train on, got {len(self.train)}"
             )
 
     @property
@@ -94,7 +96,7 @@ class TextCorpus:
         batch_size : int
             Parallel streams.
         epoch, seed : int
-            The order of the chunks is a pure function of them.
+            The order of the chunks is a pure function of them; with seed None they come as they stand.
         skip : int
             Leave out so many batches.
         """
@@ -105,7 +107,7 @@ class TextCorpus:
                 f"batch_size: expected so few streams that {len(ids)} tokens ({part}) fill each, got {batch_size}"
             )
         starts = np.arange(groups * batch_size) * length
-        if self.chunk is not None and part == "train":
+        if self.chunk is not None and part == "train" and seed is not None:
             starts = generator(seed, SHUFFLE, epoch).permutation((len(ids) - 1) // length)[: len(starts)] * length
         windows = -(-length // time)
         for i in range(skip, groups * windows):
@@ -137,7 +139,8 @@ def _text_of(source):
         source = Path(source)
     if isinstance(source, Path):
         try:
-            source = source.read_text(encoding="utf-8")
+            with source.open(encoding="utf-8", newline="") as file:  # no character of it is changed
+                source = file.read()
         except UnicodeDecodeError as error:
             raise ValueError(f"source: expected a text in UTF-8, but {error}") from None
     if not isinstance(source, str):

@@ -1,6 +1,7 @@
 """From text to token ids and back: characters, words, or byte pairs."""
 
 import re
+from collections import Counter
 
 import numpy as np
 
@@ -166,11 +167,11 @@ class Word(Tokenizer):
 
     def __init__(self, tokens, special=(), unknown="<unk>", most=None):
         if isinstance(tokens, str):
-            found, counts = np.unique(self._pattern.findall(tokens), return_counts=True)
-            order = np.lexsort((found, -counts))
+            special = _strings("special", special)
+            counts = Counter(self._pattern.findall(tokens))
+            tokens = sorted(counts, key=lambda word: (-counts[word], word))
             if most is not None:
-                order = order[: max(0, integer_in("most", most, 1) - len(special) - (unknown is not None))]
-            tokens = [str(word) for word in found[order]]
+                tokens = tokens[: max(0, integer_in("most", most, 1) - len(special) - (unknown is not None))]
         super().__init__(tokens, special, unknown)
 
     def _encode_part(self, part, position, name):
@@ -193,7 +194,8 @@ class BPE(Tokenizer):
     _unit = "byte"
 
     def __init__(self, tokens, special=(), most=1000):
-        special, most = _strings("special", special), integer_in("most", most, 257)
+        special = _strings("special", special)
+        most = integer_in("most", most, 256 + len(special))
         library = _library()
         model = library.Tokenizer(library.models.BPE())
         model.pre_tokenizer = library.pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -213,11 +215,22 @@ class BPE(Tokenizer):
         super().__init__(sorted(vocabulary, key=vocabulary.get), special)
 
     def _encode_part(self, part, position, name):
-        return self._model.encode(part, add_special_tokens=False).ids
+        try:
+            return self._model.encode(part, add_special_tokens=False).ids
+        except TypeError:  # half of a surrogate pair: no UTF-8
+            raise ValueError(f"{name}: expected a text that UTF-8 can hold") from None
 
-    def decode(self, ids):
-        super().decode(ids)  # checks them
-        return self._model.decode(np.asarray(ids).reshape(-1).tolist(), skip_special_tokens=False)
+    def _joined(self, tokens):
+        """Stretches between special tokens are bytes; the special tokens stand for themselves."""
+        text, stretch = [], []
+        for token in [*tokens, None]:
+            if token is not None and token not in self.special:
+                stretch.append(token)
+                continue
+            text.append(self._model.decoder.decode(stretch) if stretch else "")
+            text.append(token or "")
+            stretch = []
+        return "".join(text)
 
     def to_dict(self):
         return {"kind": "BPE", "special": list(self.special), "model": self._model.to_str()}
@@ -240,6 +253,7 @@ def _library():
 
 
 def _strings(name, values):
-    if isinstance(values, str) or not all(isinstance(value, str) and value for value in values):
+    strings = values if isinstance(values, str) else tuple(values)
+    if isinstance(strings, str) or not all(isinstance(value, str) and value for value in strings):
         raise TypeError(f"{name}: expected strings of at least one character, got {values!r}")
-    return tuple(values)
+    return strings

@@ -106,6 +106,8 @@ def as_ids(name, x):
     """Token ids as an int64 array."""
     if type(x) is np.ndarray and x.dtype == np.int64:
         return x
+    if isinstance(x, np.ma.MaskedArray) and np.ma.is_masked(x):
+        raise TypeError(f"{name}: expected an array without masked entries; fill them first")
     a = array_of(name, x)
     if a.dtype.kind not in "iu":
         raise TypeError(f"{name}: expected token ids (integers), got {type(x).__name__} of dtype {a.dtype}")

@@ -25,6 +25,8 @@ class Sequential(Module):
         for i, layer in enumerate(layers):
             if not isinstance(layer, Module):
                 raise TypeError(f"layers[{i}]: expected a Module, got {type(layer).__name__}")
+            if layer.takes_lengths:
+                raise TypeError(f"layers[{i}]: a {type(layer).__name__} is a whole model, no layer of another")
             if any(layer is other for other in layers[:i]):
                 raise ValueError(f"layers[{i}]: the same layer appears twice; make a second one")
         if dtype is None:

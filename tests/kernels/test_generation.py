@@ -132,6 +132,39 @@ def test_frequencies_are_the_probabilities(backend):
     assert frequencies(temperature=0)[0] == 1
 
 
+@pytest.mark.parametrize("backend", ["numpy", "fast"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_tiny_temperatures_take_the_most_probable(backend, dtype):
+    call = problem(dtype=dtype)
+    banned = np.arange(13) % 2 == 0
+    greedy = run(backend, call, temperature=0, banned=banned)[0]
+    for temperature in (1e-39, 1e-46, 1e-300):
+        np.testing.assert_array_equal(run(backend, call, temperature=temperature, banned=banned)[0], greedy)
+
+
+@pytest.mark.parametrize("backend", ["numpy", "fast"])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("temperature", [0, 1.0])
+def test_logits_that_are_not_finite(backend, bad, temperature):
+    call = problem()
+    call["b_out"][4] = bad
+    with pytest.raises(FloatingPointError, match="not finite"):
+        run(backend, call, temperature=temperature)
+
+
+def test_results_must_not_overlap():
+    memory = np.zeros(3 * 13, np.uint8)
+    call = problem()
+    seen, tokens = memory.view(bool).reshape(3, 13), memory[:24].view(np.int64)
+    for change in (
+        {"seen": seen, "tokens": tokens},
+        {"out": call["states"][0].view(np.int64)[0], "draws": np.zeros((3, 11))},
+        {"out": call["tokens"].reshape(3, 1), "draws": np.zeros((3, 1))},
+    ):
+        with pytest.raises(ValueError, match="overlaps"):
+            k.generate_tokens(**{**call, **change})
+
+
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
@@ -215,6 +248,8 @@ def test_bad_prompts(trained):
         dd.generate(model, tokenizer, "", 5)
     with pytest.raises(ValueError, match="length"):
         dd.generate(model, tokenizer, "the", 0)
+    with pytest.raises(TypeError, match="length"):
+        model.generate_ids([[1]], 2.5)
     with pytest.raises(ValueError, match="tokenizer: expected the"):
         dd.generate(model, dd.data.Char("ab"), "a", 5)
     with pytest.raises(ValueError, match="temperature"):
