@@ -22,7 +22,7 @@ def _reference(workload):
 @pytest.mark.parametrize(
     ("workload", "library"), PAIRS, ids=[f"{library}-{workload.name}" for workload, library in PAIRS]
 )
-@pytest.mark.benchmark(min_rounds=10, max_time=0.5, warmup=False)
+@pytest.mark.benchmark(min_rounds=3, max_time=0.5, warmup=False)
 def test_training_update(workload, library, benchmark, threads, use):
     use(library)
     step = workload.builders[library](threads)
