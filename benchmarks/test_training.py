@@ -8,8 +8,13 @@ from dd2424fast.bench.runner import TOLERANCE
 from dd2424fast.bench.worker import LOSSES
 from dd2424fast.bench.workloads import LIBRARIES, REFERENCE, workloads
 
+LARGE = 50  # GFLOP: the scripts take seconds for one update, and are left to `dd2424fast bench`
+SCRIPTS = ("numpy32", REFERENCE)
 PAIRS = [
-    (workload, library) for workload in workloads().values() for library in LIBRARIES if library in workload.builders
+    (workload, library)
+    for workload in workloads().values()
+    for library in LIBRARIES
+    if library in workload.builders and not (workload.gflop > LARGE and library in SCRIPTS)
 ]
 
 
