@@ -11,8 +11,6 @@ from libc.stdlib cimport free, malloc
 from dd2424fast.kernels._team cimport team_size
 
 include "vec.pxi"
-include "tile.pxi"
-include "activation.pxi"
 include "gates.pxi"
 
 cdef enum:

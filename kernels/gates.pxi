@@ -1,4 +1,4 @@
-# The gates of recurrent layers on one vector of units, and one step of a sequence alone. Needs vec.pxi and activation.pxi before it.
+# The gates of recurrent layers on one vector of units, and one step of a sequence alone. Needs vec.pxi before it.
 
 from libc.stdint cimport int64_t
 from libc.string cimport memcpy, memset

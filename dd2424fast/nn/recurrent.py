@@ -155,10 +155,14 @@ class _Strand:
     """One layer in one direction: its four parameters, and the order of kernels."""
 
     def __init__(self, owner, suffix):
-        self.gates, self.hidden, self.dtype = owner.gates, owner.hidden_size, owner.dtype
+        self.gates, self.hidden = owner.gates, owner.hidden_size
         self.cell = owner.cell
         names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
         self.W, self.U, self.b, self.bU = (owner._own.get(name + suffix) for name in names)
+
+    @property
+    def dtype(self):
+        return self.U.value.dtype
 
     def _memory(self, rows, table, work):
         """(a or gates, h, previous, c, du, scratch) for so many rows; what a cell does not need is None. Where the
@@ -293,12 +297,6 @@ class _Recurrent(Module):
     def __setstate__(self, state):
         super().__setstate__(state)
         self._lay_strands()
-
-    def _joined(self):
-        if hasattr(self, "_strands"):
-            for strands in self._strands:
-                for strand in strands:
-                    strand.dtype = self.dtype
 
     @property
     def output_size(self):
