@@ -174,6 +174,7 @@ def test_initial_weights_have_the_named_spread(init, deviation):
 
 def test_state_dict_speaks_pytorch():
     torch = pytest.importorskip("torch")
+    torch.manual_seed(0)
     model = dd.models.MLP(7, (6, 5), 4, batch_norm=True, seed=0)
     T = torch.nn
     theirs = T.Sequential(
