@@ -218,7 +218,9 @@ def random_flags(key, probabilities, shape, out=None):
     out[...] = 0
     for k, p in enumerate(probabilities):
         if p:
-            out |= ((_words(stream_key.numpy(key, k, 0), out.size) < _threshold(p)) << k).astype(np.uint8).reshape(shape)
+            out |= (
+                ((_words(stream_key.numpy(key, k, 0), out.size) < _threshold(p)) << k).astype(np.uint8).reshape(shape)
+            )
     return out
 
 

@@ -631,9 +631,7 @@ def gru_forward(
     return h, previous, gates, candidate, h_last
 
 
-def gru_backward(
-    dh, dh_last, U, previous, gates, candidate, counts, da=None, du=None, dh0=None, work=None, noise=None
-):
+def gru_backward(dh, dh_last, U, previous, gates, candidate, counts, da=None, du=None, dh0=None, work=None, noise=None):
     """Backward pass of `gru_forward` through time.
 
         dh_t += dh_{t+1} z_{t+1} + du_{t+1} U^T
