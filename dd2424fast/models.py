@@ -192,7 +192,7 @@ class LanguageModel(Module):
         if self.embedding is None:
             return W
         table = work.array(self, "table", (self.vocab_size, W.shape[1]), self.dtype)
-        return kernels.linear_forward(self.embedding._weight.value, W, None, "identity", table)
+        return kernels.linear_forward(self.embedding._weight.value, W, None, "identity", table, work.training)
 
     def _states(self, rows, work):
         """Where this pass begins, and where it puts its last state: in two sets of buffers in turn, since the backward

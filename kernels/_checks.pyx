@@ -181,7 +181,7 @@ def check_activation(activation, fused=False):
     return activation
 
 
-def check_linear_forward(x, W, b=None, activation="identity", out=None):
+def check_linear_forward(x, W, b=None, activation="identity", out=None, batched=False):
     cdef cnp.ndarray weights, inputs, y
     cdef int t
     weights = real_matrix("W", W, -1, -1, -1)
@@ -198,7 +198,7 @@ def check_linear_forward(x, W, b=None, activation="identity", out=None):
         apart("out", y, "x", inputs)
         apart("out", y, "W", weights)
         apart("out", y, "b", b)
-    return inputs, weights, b, activation, y
+    return inputs, weights, b, activation, y, bool(batched)
 
 
 def check_linear_backward(dy, x, W, dx=None, dW=None, db=None, need_dx=True, use_bias=True, accumulate=False):

@@ -18,6 +18,7 @@ cdef inline Product product_of(cnp.ndarray a, cnp.ndarray b, cnp.ndarray c) noex
     p.accumulate = False
     p.bias = NULL
     p.activation = IDENTITY
+    p.may_use_unit = True
     return p
 
 
@@ -50,8 +51,9 @@ def matmul_packed(cnp.ndarray a, cnp.ndarray packed, cnp.ndarray out):
     return out
 
 
-def linear_forward(cnp.ndarray x, cnp.ndarray W, b, activation, cnp.ndarray out):
+def linear_forward(cnp.ndarray x, cnp.ndarray W, b, activation, cnp.ndarray out, bint batched):
     cdef Product p = product_of(x, W, out)
+    p.may_use_unit = batched
     if b is not None:
         p.bias = data(b)
     p.activation = ACTIVATIONS[activation]

@@ -8,6 +8,7 @@ One sequence alone meets U once a step: there packing costs more than it brings,
 columns (forward) or rows (backward) at a time as keep the multiply-adds from waiting for each other.
 """
 from cython.parallel cimport prange
+from dd2424fast.kernels._recurrent_checks cimport unit_size
 from dd2424fast.kernels._team cimport team_size
 
 include "vec.pxi"
@@ -15,6 +16,7 @@ include "tile.pxi"
 include "activation.pxi"
 include "product.pxi"
 include "gates.pxi"
+include "unit_gates.pxi"
 
 cdef enum:
     GRAIN = 2000000     # floating-point operations that are worth a thread
@@ -34,7 +36,8 @@ cdef Layer layer_of(int gates, cnp.ndarray U, cnp.ndarray counts, cnp.ndarray wo
     s.B = s.counts[0]
     # A panel begins at a cache line where the memory allows it.
     s.panels = data(work) + vec_misaligned(data(work))
-    s.bias = s.panels + gates * s.H * ((s.H + LANES - 1) // LANES * LANES)
+    s.on_unit = MATRIX_UNIT and matrix_unit() and s.B >= UNIT_LEAST and unit_size(gates, s.H) > 0
+    s.bias = s.panels + max(gates * s.H * ((s.H + LANES - 1) // LANES * LANES), unit_size(gates, s.H))
     s.norm.gradients = s.bias + (gates + 1) * s.H       # there only with layer normalisation
     return s
 
@@ -218,6 +221,8 @@ cdef void forward(const Layer* s, Py_ssize_t first, Py_ssize_t stop) noexcept no
         memset(s.previous + first * H, 0, n * sizeof(real))
     else:
         memcpy(s.previous + first * H, s.h0 + first * H, n * sizeof(real))
+    if s.on_unit:
+        unit_open()
     at.row = 0
     at.c_before = s.c0
     for t in range(s.T):
@@ -229,6 +234,8 @@ cdef void forward(const Layer* s, Py_ssize_t first, Py_ssize_t stop) noexcept no
         end = min(stop, <Py_ssize_t> s.counts[t])
         if s.B == 1:
             single_forward(s, &at)
+        elif s.on_unit:
+            unit_forward(s, &at, first, end)
         else:
             step_forward(s, &at, first, end)
         if s.norm.gain != NULL:
@@ -236,11 +243,15 @@ cdef void forward(const Layer* s, Py_ssize_t first, Py_ssize_t stop) noexcept no
                 norm_end(s, &at, j)
         at.c_before = s.c + at.row * H
         at.row = at.next
+    if s.on_unit:
+        unit_close()
 
 
 cdef void run_forward(Layer* s, const real* b, const real* bU) noexcept nogil:
     add_biases(s, b, bU)
-    if s.B > 1:
+    if s.on_unit:
+        unit_pack_gates(s)
+    elif s.B > 1:
         pack_gates(s)
     run(forward, s)
 
@@ -494,6 +505,9 @@ cdef void carry_back(const Layer* s, Py_ssize_t row, Py_ssize_t first, Py_ssize_
     if s.B == 1:
         times_transpose(K, s.H, da, s.U, s.dh0, accumulate)
         return
+    if s.on_unit:
+        unit_back(s, da + first * K, stop - first, s.dh0 + first * s.H, accumulate)
+        return
     p.M, p.N, p.K = stop - first, s.H, K
     p.a, p.a_row, p.a_step = da + first * K, K, 1
     p.b, p.b_row, p.b_step = NULL, 0, 0
@@ -522,6 +536,8 @@ cdef void backward(const Layer* s, Py_ssize_t first, Py_ssize_t stop) noexcept n
     cdef const real* c_before
     if first == stop:
         return
+    if s.on_unit:
+        unit_open()
     for t in range(s.T):
         row += s.counts[t]
     for t in range(s.T - 1, -1, -1):
@@ -540,6 +556,8 @@ cdef void backward(const Layer* s, Py_ssize_t first, Py_ssize_t stop) noexcept n
             else:
                 rnn_row_back(s, row + j, j)
         carry_back(s, row, first, end)
+    if s.on_unit:
+        unit_close()
 
 
 cdef void begin(real* carried, const real* last, Py_ssize_t size) noexcept nogil:
@@ -553,7 +571,9 @@ cdef void run_backward(Layer* s, const real* dh_last, const real* dc_last) noexc
     begin(s.dh0, dh_last, s.B * s.H)
     if s.gates == 4:
         begin(s.dc0, dc_last, s.B * s.H)
-    if s.B > 1:
+    if s.on_unit:
+        unit_pack(s.U, 1, s.gates * s.H, s.gates * s.H, s.H, <bfloat*> s.panels)
+    elif s.B > 1:
         pack_all(s.U, 1, s.gates * s.H, s.gates * s.H, s.H, s.panels)
     run(backward, s)
 

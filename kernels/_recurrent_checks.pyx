@@ -15,10 +15,16 @@ cnp.import_array()
 _INT64, _UINT8 = np.dtype(np.int64), np.dtype(np.uint8)
 
 
+cdef Py_ssize_t unit_size(int gates, Py_ssize_t H) noexcept nogil:
+    """Elements that U takes in the matrix unit's parts; 0 where they would not stay in the second cache from step to step."""
+    cdef Py_ssize_t size = gates * ((H + 15) // 16) * ((H + 31) // 32) * 768
+    return size if size <= 550000 else 0
+
+
 def work_size(int gates, Py_ssize_t H, Py_ssize_t normed=0):
     """Elements of scratch memory that a recurrent kernel with so many gates (RNN 1, GRU 3, LSTM 4) needs: U, laid out
     for the time loop, and the biases; `normed`: the sequences of an LSTM with layer normalisation, which needs 8 H for each."""
-    return gates * H * ((H + 15) // 16 * 16 + 2 * 16) + (gates + 1) * (H + 16) + 8 * H * normed
+    return max(gates * H * ((H + 15) // 16 * 16), unit_size(gates, H)) + 32 * gates * H + (gates + 1) * (H + 16) + 8 * H * normed
 
 
 cdef cnp.ndarray checked_ids(object ids, Py_ssize_t rows, Py_ssize_t V):

@@ -44,6 +44,7 @@ ctypedef struct Layer:
     real zoneout, zoneout_cell      # of expectations
     real scale              # of candidates that are not dropped
     Norm norm
+    bint on_unit            # the matrix unit forms the products
     real* panels            # U packed
     real* bias              # gates * H, and for a GRU H more: b's and bU's last columns stay apart
 

@@ -37,6 +37,7 @@ ctypedef struct Product:
     Py_ssize_t vectors     # of columns, the padded last one included
     Py_ssize_t edge        # columns left to `narrow`
     bint in_place          # full panels are read from b without packing
+    bint may_use_unit      # the bits of a row may depend on the number of rows
     bint on_unit           # the matrix unit does it (unit.pxi)
 
 

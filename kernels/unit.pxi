@@ -17,15 +17,16 @@ cdef extern from "matrix_unit.h" nogil:
 
 cdef extern from *:
     """
-    /* A block of B in parts stays in the second cache; two blocks of 32 rows of A, one in use, one being cut. */
+    /* A block of B in parts stays in the second cache; two blocks of 32 rows of A, one in use, one being cut. `sums` are those of
+       recurrent layers (unit_gates.pxi), for up to 6 columns of tiles. */
     enum { UNIT_DEPTH = 256, UNIT_WIDTH = 512, UNIT_TILES = UNIT_DEPTH / UNIT_K };
     #if MATRIX_UNIT
     static _Thread_local struct {
         bfloat a[2][2 * UNIT_TILES * PARTS], b[UNIT_WIDTH / 16 * UNIT_TILES * PARTS];
-        real edge[32 * 32], turned[32 * 16];
+        real edge[32 * 32], turned[32 * 16], sums[2][32 * 96];
     } unit_memory __attribute__((aligned(64)));
     #else
-    static struct { bfloat a[2][1], b[1]; real edge[1], turned[1]; } unit_memory;
+    static struct { bfloat a[2][1], b[1]; real edge[1], turned[1], sums[2][1]; } unit_memory;
     #endif
     """
     const int UNIT_DEPTH
@@ -35,12 +36,13 @@ cdef extern from *:
         bfloat* b
         real* edge
         real* turned
+        real** sums
     UnitMemory unit_memory
 
 
 cdef inline bint unit_pays(const Product* p) noexcept nogil:
     """Whether cutting both operands into parts costs less than the unit saves."""
-    return (MATRIX_UNIT and matrix_unit() and p.packed == NULL and p.M >= 16 and p.N >= 16 and p.K >= 16
+    return (MATRIX_UNIT and p.may_use_unit and matrix_unit() and p.packed == NULL and p.M >= 16 and p.N >= 16 and p.K >= 16
             and 16 * (p.M + p.N) <= p.M * p.N)
 
 

@@ -190,7 +190,7 @@ class TiedLinear(Linear):
 
     def _forward(self, x, work):
         y, W = work.array(self, "y", (x.shape[0], self.out_features), self.dtype), self.matrix(work)
-        kernels.linear_forward(x, W, None if self._bias is None else self._bias.value, "identity", y)
+        kernels.linear_forward(x, W, None if self._bias is None else self._bias.value, "identity", y, work.training)
         if work.training:
             work.saved[self] = x, W
         return y
@@ -250,7 +250,7 @@ class _Strand:
         """
         rows = len(x) if ids is None else len(ids)
         gates, h, previous, c, _, scratch = memory = self._memory(rows, ids is not None, work)
-        a = x if ids is not None else kernels.linear_forward(x, self.W.value, None, "identity", gates)
+        a = x if ids is not None else kernels.linear_forward(x, self.W.value, None, "identity", gates, work.training)
         b, bU = (None, None) if self.b is None else (self.b.value, self.bU.value)
         U = self.U.value
         if self.cell == "rnn":
@@ -355,7 +355,7 @@ class _NormStrand(_Strand):
         rows, part = (len(x), None) if ids is None else (len(ids), len(x))
         memory = self._memory(rows, part, len(last[0]), work)
         raw, a, mean, rstd, gates, h, previous, c, sums, statistics, scratch = memory
-        raw = x if ids is not None else kernels.linear_forward(x, self.W.value, None, "identity", raw)
+        raw = x if ids is not None else kernels.linear_forward(x, self.W.value, None, "identity", raw, work.training)
         shift, shift_c, bU = self._shifts()
         kernels.layer_norm_forward(raw, self.gain.value, shift, self.eps, a, mean, rstd)
         kernels.lstm_norm_forward(

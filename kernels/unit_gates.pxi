@@ -1,0 +1,157 @@
+# One step of a recurrent layer on the matrix unit, 32 sequences at a time. Needs gates.pxi and unit.pxi before it.
+#
+# Forward, the columns of tiles stand as the panels do: all gates of 16 units side by side. The unit puts the sums of a group of units
+# into memory; while it forms those of the next group, the vectors apply the gates to them.
+
+cdef enum:
+    UNIT_LEAST = 16     # sequences; fewer leave most of a tile's rows empty
+
+
+cdef void unit_pack_gates(Layer* s) noexcept nogil:
+    cdef Py_ssize_t H = s.H, tiles = (H + UNIT_K - 1) // UNIT_K, u = 0
+    cdef bfloat* to = <bfloat*> s.panels
+    cdef int g
+    while u < H:
+        for g in range(s.gates):
+            unit_pack(s.U + g * H + u, s.gates * H, 1, H, min(<Py_ssize_t> 16, H - u), to)
+            to += tiles * PARTS
+        u += 16
+
+
+cdef struct Group:
+    # Sums of `vectors` vectors of units, from u on, of `rows` sequences, from j on, whose gates are being applied.
+    const real* sums
+    Py_ssize_t j, rows, u, vectors
+    Py_ssize_t done, all, row, vector
+    Py_ssize_t turns, credit    # the work is spread over so many turns
+
+ctypedef void (*Gates)(const Layer* s, const Step* at, Group* x) noexcept nogil
+
+
+cdef inline forced_inline_void apply_gates(const int G, const Layer* s, const Step* at, Group* x) noexcept nogil:
+    """To one vector of units of one sequence."""
+    cdef vec sums[4]
+    cdef Py_ssize_t size = min(<Py_ssize_t> 16, s.H - x.u - 16 * x.vector)
+    cdef const real* row = x.sums + 96 * x.row + 16 * G * x.vector
+    cdef int g
+    for g in range(G):
+        sums[g] = vec_load(row + 16 * g)
+    end_row(G, s, at, x.j + x.row, sums, x.u + 16 * x.vector, size)
+    x.done += 1
+    x.vector += 1
+    if x.vector == x.vectors:
+        x.vector = 0
+        x.row += 1
+
+
+cdef void lstm_gates(const Layer* s, const Step* at, Group* x) noexcept nogil:
+    apply_gates(4, s, at, x)
+
+
+cdef void gru_gates(const Layer* s, const Step* at, Group* x) noexcept nogil:
+    apply_gates(3, s, at, x)
+
+
+cdef void rnn_gates(const Layer* s, const Step* at, Group* x) noexcept nogil:
+    apply_gates(1, s, at, x)
+
+
+cdef inline forced_inline_void turn(const Layer* s, const Step* at, Gates gates, Group* x) noexcept nogil:
+    """The vectors' turn: a fair share of the group's work."""
+    x.credit += x.all
+    while x.credit >= x.turns:
+        x.credit -= x.turns
+        gates(s, at, x)
+
+
+cdef inline forced_inline_void gates_block(
+    const int R, const int V, Py_ssize_t tiles, const bfloat* a, const bfloat* b, real* sums, const Layer* s, const Step* at,
+    Gates gates, Group* x) noexcept nogil:
+    """Sums of R x 16 sequences and V columns of tiles, while the gates are applied to the group before."""
+    cdef Py_ssize_t k, next = tiles * PARTS
+    unit_begin(R, V, sums, 96, False)
+    for k in range(tiles):
+        unit_step(0, R, V, a, next, b, next)
+        turn(s, at, gates, x)
+        unit_step(1, R, V, a, next, b, next)
+        turn(s, at, gates, x)
+        unit_step(2, R, V, a, next, b, next)
+        turn(s, at, gates, x)
+        unit_step(3, R, V, a, next, b, next)
+        turn(s, at, gates, x)
+        unit_step(4, R, V, a, next, b, next)
+        turn(s, at, gates, x)
+        unit_step(5, R, V, a, next, b, next)
+        turn(s, at, gates, x)
+        a += PARTS
+        b += PARTS
+    unit_end(R, V, sums, 96)
+
+
+cdef void unit_forward(const Layer* s, const Step* at, Py_ssize_t first, Py_ssize_t stop) noexcept nogil:
+    """Sequences first to stop."""
+    # Vectors of units in a group: an even number of columns of tiles, at most 6.
+    cdef Py_ssize_t most = 1 if s.gates == 4 else 2 if s.gates == 3 else 4
+    cdef Py_ssize_t H = s.H, tiles = (H + UNIT_K - 1) // UNIT_K, u, column, columns, rows
+    cdef Gates gates = lstm_gates if s.gates == 4 else gru_gates if s.gates == 3 else rnn_gates
+    cdef const bfloat* b
+    cdef bfloat* a = unit_memory.b
+    cdef real* sums
+    cdef Cut cut
+    cdef Group before
+    cdef int which = 0
+    while first < stop:
+        rows = min(<Py_ssize_t> 32, stop - first)
+        cut = cut_of(s.previous + (at.row + first) * H, H, 1, rows, H, a)
+        while cut.done < cut.all:
+            cut_on(&cut)
+        before.all = before.done = before.credit = 0
+        before.turns = 1
+        b = <const bfloat*> s.panels
+        u = 0
+        while u < H:
+            sums = unit_memory.sums[which]
+            columns = s.gates * min(most, (H - u + 15) // 16)
+            column = 0
+            before.turns = (columns + 1) // 2 * tiles * 6
+            while column < columns:
+                if rows > 16:
+                    if columns - column > 1: gates_block(2, 2, tiles, a, b, sums + 16 * column, s, at, gates, &before)
+                    else: gates_block(2, 1, tiles, a, b, sums + 16 * column, s, at, gates, &before)
+                elif columns - column > 1: gates_block(1, 2, tiles, a, b, sums + 16 * column, s, at, gates, &before)
+                else: gates_block(1, 1, tiles, a, b, sums + 16 * column, s, at, gates, &before)
+                b += min(<Py_ssize_t> 2, columns - column) * tiles * PARTS
+                column += 2
+            while before.done < before.all:
+                gates(s, at, &before)
+            before.sums, before.j, before.rows, before.u, before.vectors = sums, first, rows, u, columns // s.gates
+            before.all, before.done, before.row, before.vector, before.credit = rows * before.vectors, 0, 0, 0, 0
+            u += 16 * before.vectors
+            which = 1 - which
+        while before.done < before.all:
+            gates(s, at, &before)
+        first += rows
+
+
+cdef void unit_back(const Layer* s, const real* da, Py_ssize_t rows, real* dh, bint accumulate) noexcept nogil:
+    """dh[rows, H] (+)= da U^T; while the unit works on one stretch of da, the vectors cut the next."""
+    cdef Py_ssize_t K = s.gates * s.H, tiles = (K + UNIT_K - 1) // UNIT_K, row = 0, k, height
+    cdef Cut now, ahead
+    cdef int which = 0
+    ahead = cut_of(da, K, 1, min(<Py_ssize_t> 32, rows), min(<Py_ssize_t> UNIT_DEPTH, K), unit_memory.a[0])
+    while row < rows:
+        height = ahead.rows
+        k = 0
+        while k < K:
+            now = ahead
+            which = 1 - which
+            if k + now.depth < K:
+                ahead = cut_of(da + row * K + k + now.depth, K, 1, height, min(<Py_ssize_t> UNIT_DEPTH, K - k - now.depth),
+                               unit_memory.a[which])
+            else:
+                ahead = cut_of(da + (row + height) * K, K, 1, min(<Py_ssize_t> 32, rows - row - height),
+                               min(<Py_ssize_t> UNIT_DEPTH, K), unit_memory.a[which])
+            unit_stripe(&now, <const bfloat*> s.panels + k // UNIT_K * PARTS, tiles * PARTS, dh + row * s.H, s.H, s.H,
+                        accumulate or k > 0, &ahead)
+            k += now.depth
+        row += height
