@@ -76,7 +76,7 @@ def gradcheck(model, x, y, *, loss=None, eps=1e-5, tolerance=1e-5, entries=200, 
     """
     if model.dtype != np.float64:
         raise ValueError(f"model: expected dtype float64 (differences in {model.dtype} carry too few digits)")
-    loss = loss or _default_loss(y)
+    loss = loss or default_loss(y)
     x = np.array(model._input(x))
     work = model._training_work()
     work.training, work.seed, work.update = True, seed, 0
@@ -101,7 +101,8 @@ def gradcheck(model, x, y, *, loss=None, eps=1e-5, tolerance=1e-5, entries=200, 
     return _report(rows, tolerance, noise)
 
 
-def _default_loss(y):
+def default_loss(y):
+    """What is meant where no loss is given."""
     from .losses import MeanSquaredError
 
     return MeanSquaredError() if np.asarray(y).dtype.kind == "f" else CrossEntropy()

@@ -9,12 +9,13 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from . import kernels
+from . import kernels, metrics
 from .batches import Batches
 from .callbacks import Callback, Checkpoint
 from .configuration import Configured, array_of, integer_in, positive_integer, real_in
 from .history import History
 from .losses import CrossEntropy, Loss
+from .models import LanguageModel
 from .nn import BatchNorm
 from .nn.module import AUGMENTATION, Module
 from .optim import Optimizer
@@ -196,7 +197,9 @@ class Trainer(Configured):
         Returns
         -------
         dict
-            "loss", and "accuracy" (a fraction) for classification.
+            "loss", and "accuracy" (a fraction) for classification. Of a language model also "perplexity", and on a
+            TextCorpus "bits_per_character", where the loss is plain cross-entropy and the tokens tell how many
+            characters they stand for.
         """
         batch_size = positive_integer("batch_size", batch_size)
         work = self.model._inference_work()
@@ -208,6 +211,8 @@ class Trainer(Configured):
 
     def _evaluated(self, batches, work):
         total = weight = correct = rows = 0.0
+        language = isinstance(self.model, LanguageModel) and self.loss.is_likelihood
+        tokenizer, read = batches.corpus and batches.corpus.tokenizer, []
         for x, y, begins in batches.of_epoch(0, 0):
             if begins:
                 work.carried = None
@@ -221,9 +226,19 @@ class Trainer(Configured):
             if self.loss.classifies:
                 right, counted = self.loss.correct(outputs, y)
                 correct, rows = correct + right, rows + counted
+            if language and tokenizer is not None:
+                read.append(y[y != self.loss.ignore_index])
         if not weight:
             raise ValueError("data: expected at least one row, and one label in y that counts, got none")
-        return {"loss": total / weight, **({"accuracy": correct / rows} if self.loss.classifies else {})}
+        found = {"loss": total / weight}
+        if self.loss.classifies:
+            found["accuracy"] = correct / rows
+        if language:
+            found["perplexity"] = metrics.perplexity(found["loss"])
+            characters = tokenizer.characters(np.concatenate(read)) if read else None
+            if characters:
+                found["bits_per_character"] = metrics.bits_per_character(found["loss"], int(rows), characters)
+        return found
 
     def _all_ignored(self, y):
         """Whether no row of a batch counts: it has no mean loss, and nothing to learn from."""

@@ -216,7 +216,10 @@ class _Strand:
         if self not in work.saved:
             raise RuntimeError("backward: it has overwritten what forward kept; call forward again")
         x, ids, counts, initial, (gates, h, previous, c, du, scratch) = work.saved.pop(self)
-        U, bias = self.U.value, self.bU is not None
+        U, H, bias = self.U.value, self.hidden, self.bU is not None
+        watched = None
+        if work.flow is not None:  # the kernels overwrite them
+            watched = dh.copy(), gates[:, H : 2 * H].copy() if self.cell == "gru" else None
         if self.cell == "rnn":
             da = du = dh
             kernels.rnn_backward(dh, dlast[0], U, h, counts, da, dinitial[0], scratch)
@@ -228,6 +231,8 @@ class _Strand:
         else:
             da = gates
             kernels.gru_backward(dh, dlast[0], U, previous, gates, c, counts, da, du, dinitial[0], scratch)
+        if watched is not None:
+            work.flow[self] = self._total_gradient(*watched, dlast[0], du, counts)
         dbU = self.bU.gradient if bias else None
         kernels.linear_backward(du, previous, U, None, self.U.gradient, dbU, False, bias)
         one_bias = bias and da is du  # both biases are added to the same sums
@@ -244,6 +249,23 @@ class _Strand:
         if one_bias:
             self.b.gradient[...] = dbU
         return dx
+
+    def _total_gradient(self, dh, z, dlast, du, counts):
+        """dL/dh of every row, with what flows back through time; dh, what comes from above, becomes it.
+
+        dh_t += du_{t+1} U^T  (+ dh_{t+1} z_{t+1} in a GRU)
+        """
+        back = kernels.linear_forward(du, np.ascontiguousarray(self.U.value.T), None, "identity")
+        starts = np.cumsum([0, *counts])
+        goes_on = [*counts[1:], 0]  # sequences that run at the next step too
+        for t in reversed(range(len(counts))):
+            here, next_one = (slice(start, start + goes_on[t]) for start in starts[t : t + 2])
+            dh[here] += back[next_one]
+            if z is not None:
+                dh[here] += dh[next_one] * z[next_one]
+            if dlast is not None:
+                dh[starts[t] + goes_on[t] : starts[t + 1]] += dlast[goes_on[t] : counts[t]]
+        return dh
 
 
 class _Recurrent(Module):
@@ -398,7 +420,7 @@ class _Recurrent(Module):
         return rows.unpack(y, work.array(self, "output", (*x.shape[:2], self.output_size), self.dtype)), last
 
     def _forward(self, x, work):
-        return self._rows_forward(x, rows_of(x, None), None, work)[0]
+        return self._rows_forward(x, rows_of(x, work.lengths), None, work)[0]
 
     def _backward(self, dy, work, need_dx):
         return self._rows_backward(dy, None, work, need_dx)[0]
