@@ -9,6 +9,7 @@ _MODULES = {
     "bench", "callbacks", "cli", "data", "kernels", "losses", "metrics", "models", "nn", "optim", "plots", "schedules",
 }  # fmt: skip
 _NAMES = {
+    "Batch": "batches",
     "Trainer": "training",
     "TrainingDiverged": "training",
     "History": "history",

@@ -35,7 +35,7 @@ class Callback(Configured):
         """Called once at the end, also after an error or Ctrl-C."""
 
     def state(self):
-        """What to keep in a checkpoint: dict of numbers, strings and ndarrays."""
+        """What to keep in a checkpoint: dict of numbers, strings, lists of such, and ndarrays."""
         return {}
 
     def load_state(self, state):
