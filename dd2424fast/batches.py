@@ -27,12 +27,13 @@ class Batch:
         self.x, self.y, self.lengths, self.sample_weight, self.begins = x, y, lengths, sample_weight, begins
 
     @classmethod
-    def of(cls, item, begins):
-        """A batch as an iterable gave it: (x, y), (x, y, lengths) or a Batch."""
+    def of(cls, item, begins, takes_lengths):
+        """A batch as an iterable gave it: (x, y), for a model of sequences (x, y, lengths), or a Batch."""
         if isinstance(item, Batch):
             return cls(item.x, array_of("y", item.y), item.lengths, item.sample_weight, begins or item.begins)
-        if not isinstance(item, tuple | list) or len(item) not in (2, 3):
-            raise TypeError(f"data: expected batches (x, y), (x, y, lengths) or Batch, got {type(item).__name__}")
+        if not isinstance(item, tuple | list) or len(item) not in ((2, 3) if takes_lengths else (2,)):
+            got = type(item).__name__ + (f" of {len(item)}" if isinstance(item, tuple | list) else "")
+            raise TypeError(f"data: expected batches {_pairs(takes_lengths)} or Batch, got {got}")
         return cls(item[0], array_of("y", item[1]), *item[2:], begins=begins)
 
     def through(self, model, work):
@@ -82,6 +83,7 @@ class Batches:
 
     def __init__(self, data, batch_size, seed, check=False, fewest=1, name="data", takes_lengths=False):
         self.batch_size, self.seed, self.fewest = batch_size, seed, fewest
+        self.takes_lengths = takes_lengths
         self.arrays = self.corpus = None
         if isinstance(data, TextCorpus):
             self.corpus, self.part = data, "train" if name == "train" else "validation"
@@ -108,8 +110,8 @@ class Batches:
         elif isinstance(data, np.ndarray | str | bytes | Mapping) or not isinstance(data, Iterable):
             raise TypeError(f"{name}: expected (x, y) or an iterable of such batches, got {type(data).__name__}")
         elif isinstance(data, tuple) and data and isinstance(data[0], np.ndarray):
-            expected = "(x, y), (x, y, lengths)" if takes_lengths else "(x, y)"
-            raise ValueError(f"{name}: expected {expected} or an iterable of such batches, got {len(data)} arrays")
+            expected = f"{_pairs(takes_lengths)} or an iterable of such batches"
+            raise ValueError(f"{name}: expected {expected}, got {len(data)} arrays")
         elif iter(data) is data:
             raise TypeError(
                 "data: expected (x, y) or an iterable that can be walked again every epoch, got a one-way iterator"
@@ -143,7 +145,7 @@ class Batches:
                 yield Batch(x, y, begins=begins)
         elif self.arrays is None:
             for i, item in enumerate(self.iterable):
-                batch = Batch.of(item, i == 0)
+                batch = Batch.of(item, i == 0, self.takes_lengths)
                 if i >= skip:
                     yield batch
         else:
@@ -152,6 +154,10 @@ class Batches:
             for start, stop in itertools.pairwise(self._starts(skip)):
                 rows = slice(start, stop) if order is None else order[start:stop]
                 yield Batch(x[rows], y[rows], None if lengths is None else lengths[rows], begins=True)
+
+
+def _pairs(takes_lengths):
+    return "(x, y), (x, y, lengths)" if takes_lengths else "(x, y)"
 
 
 def _are_arrays(data, takes_lengths):

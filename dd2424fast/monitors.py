@@ -116,7 +116,8 @@ def gradient_flow(model, x, y, *, loss=None, lengths=None, seed=0, update=0):
         model._backward(_gradient(model, outputs, y, loss, work), work, False)
         sequences = {}
         for path, module in recurrent:
-            sequences.update(_norms(path, module, work.saved.get(module) or module._work.saved[module], flow))
+            if module._strands[0][0] in flow:  # it was used
+                sequences.update(_norms(path, module, work.saved.get(module) or module._work.saved[module], flow))
     finally:
         for each in works:
             each.flow = None

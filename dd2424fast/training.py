@@ -118,10 +118,7 @@ class Trainer(Configured):
         ValueError, TypeError
             x or y does not fit the model; nothing was changed.
         """
-        return self._update(Batch(x, y, lengths, sample_weight))
-
-    def _update(self, batch):
-        """`step` on a Batch; `begins` is the epoch's affair."""
+        batch = Batch(x, y, lengths, sample_weight)
         model, work = self.model, self.model._training_work()
         if not model._busy.acquire(blocking=False):
             raise RuntimeError("step: this model is being trained by another thread")
@@ -344,7 +341,7 @@ class Trainer(Configured):
             if self._all_ignored(batch):
                 done += 1
                 continue
-            loss, y = self._update(batch), self._targets
+            loss, y = self.step(batch.x, batch.y, batch.lengths, batch.sample_weight), self._targets
             share = self.loss.weight_of(y, self._weights)
             right, counted = self.loss.correct(self._outputs, y) if self.loss.classifies else (0, len(y))
             done, total, weight = done + 1, total + loss * share, weight + share
