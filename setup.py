@@ -114,7 +114,7 @@ def extensions():
         "include_dirs": [KERNELS, numpy.get_include()],
         "extra_compile_args": [*flags, "-Wno-unused-function", *openmp_compile],
         "extra_link_args": openmp_link,
-        "depends": [f"{KERNELS}/vec.h"],
+        "depends": [f"{KERNELS}/vec.h", f"{KERNELS}/matrix_unit.h"],
     }
     no_old_api = [("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")]
     GENERATED.mkdir(parents=True, exist_ok=True)

@@ -1,12 +1,15 @@
 """Whole networks."""
 
+from functools import partial
+
 import numpy as np
 
 from . import kernels
 from .configuration import integer_in, positive_integer, real_in
 from .nn import GRU, LSTM, RNN, BatchNorm, Dropout, Embedding, Linear, Module, ReLU, Sequential
 from .nn.module import GENERATION
-from .nn.recurrent import as_ids, rows_of
+from .nn.layers import uniform
+from .nn.recurrent import TiedLinear, as_ids, rows_of
 
 
 class MLP(Sequential):
@@ -78,6 +81,11 @@ class LanguageModel(Module):
     layers : int
     dropout : float in [0, 1)
         On what passes from layer to layer, and to the output.
+    tied : bool
+        Use the tokens' vectors as the output's weights too (Press and Wolf 2017, arXiv:1608.05859), which needs
+        `embedding` equal to `hidden`. Both are drawn as the output's: vectors from the standard normal distribution would
+        begin with logits of deviation sqrt(hidden).
+    zoneout, zoneout_cell, recurrent_dropout, layer_norm : see nn.LSTM
     dtype : {"float32", "float64"}
     seed : int, optional
     """
@@ -85,7 +93,21 @@ class LanguageModel(Module):
     takes_lengths = True
 
     def __init__(
-        self, vocab_size, cell="rnn", hidden=100, embedding=None, layers=1, dropout=0.0, *, dtype="float32", seed=None
+        self,
+        vocab_size,
+        cell="rnn",
+        hidden=100,
+        embedding=None,
+        layers=1,
+        dropout=0.0,
+        *,
+        tied=False,
+        zoneout=0.0,
+        zoneout_cell=0.0,
+        recurrent_dropout=0.0,
+        layer_norm=False,
+        dtype="float32",
+        seed=None,
     ):
         super().__init__(dtype=dtype, seed=seed)
         cells = {"rnn": RNN, "lstm": LSTM, "gru": GRU}
@@ -98,10 +120,29 @@ class LanguageModel(Module):
             ("embedding", 1 if embedding is None else embedding),
         ):
             positive_integer(name, value)
+        if tied and embedding != hidden:
+            raise ValueError(
+                f"tied: expected an embedding of length {hidden}, the size of the hidden layers, got {embedding}"
+            )
+        self.tied = bool(tied)
         self.embedding = None if embedding is None else Embedding(vocab_size, embedding, dtype=dtype)
-        self.rnn = cells[cell](embedding or vocab_size, hidden, layers, dropout, dtype=dtype)
-        self.output = Linear(hidden, vocab_size, dtype=dtype)
-        if seed is not None:
+        self.rnn = cells[cell](
+            embedding or vocab_size,
+            hidden,
+            layers,
+            dropout,
+            zoneout=zoneout,
+            zoneout_cell=zoneout_cell,
+            recurrent_dropout=recurrent_dropout,
+            layer_norm=layer_norm,
+            dtype=dtype,
+        )
+        if tied:
+            self.embedding._weight.init = partial(uniform, hidden**-0.5)
+            self.output = TiedLinear(self.embedding, dtype=dtype)
+        else:
+            self.output = Linear(hidden, vocab_size, dtype=dtype)
+        if seed is not None or tied:
             self._initialise(seed)
         self.join()
 
@@ -194,6 +235,8 @@ class LanguageModel(Module):
         else:
             dx, _ = self.rnn.run_back(dh, None, work, True)
             self.embedding._backward(dx, work, False)
+        if self.tied:
+            self.output.add_gradient(work)
 
     def _from_rows(self, y, work):
         rows, _ = work.saved[self]
@@ -273,11 +316,13 @@ class LanguageModel(Module):
             seen[i, ids] = True
         forbidden = np.zeros(V, bool)
         forbidden[[integer_in("banned", token, 0, V - 1) for token in banned]] = True
-        strands = [layer[0] for layer in self.rnn._strands]
+        layers = [
+            layer[0].for_generation(None if i else self._table(work)) for i, layer in enumerate(self.rnn._strands)
+        ]
         return kernels.generate_tokens(
             self.rnn.cell,
-            [(s.W.value if i else self._table(work), s.U.value, s.b.value, s.bU.value) for i, s in enumerate(strands)],
-            self.output._weight.value,
+            layers,
+            self.output.matrix(work) if self.tied else self.output._weight.value,
             self.output._bias.value,
             self._read(prompts, work),
             np.array([ids[-1] for ids in prompts]),
@@ -289,6 +334,7 @@ class LanguageModel(Module):
             seen,
             forbidden if forbidden.any() else None,
             -1 if stop is None else integer_in("stop", stop, 0, V - 1),
+            zoneout=self.rnn.zoneout,
         )
 
     def _read(self, prompts, work):

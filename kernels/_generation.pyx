@@ -23,6 +23,9 @@ ctypedef struct Model:
     const real* W[MOST_LAYERS]
     const real* U[MOST_LAYERS]
     real* bias[MOST_LAYERS]
+    Norm norm[MOST_LAYERS]
+    const real* gain_W[MOST_LAYERS]
+    double zoneout[2]
     const real* W_out
     const real* b_out       # or NULL
     real* h                 # (count, N, H)
@@ -149,6 +152,17 @@ cdef void weigh(const Model* m, real* z, Py_ssize_t n) noexcept nogil:
 
 # ---- the loop --------------------------------------------------------------------------------------------------------
 
+cdef void normalise(real* x, const real* gain, Py_ssize_t n, double eps) noexcept nogil:
+    """x = (x - mean) / sqrt(variance + eps) * gain"""
+    cdef real[2] statistics
+    cdef Py_ssize_t i = 0, size
+    row_statistics(x, n, eps, statistics)
+    while i < n:
+        size = min(<Py_ssize_t> LANES, n - i)
+        store_some(x + i, (load_some(x + i, size) - vec_set(statistics[0])) * vec_set(statistics[1]) * load_some(gain + i, size), size)
+        i += LANES
+
+
 cdef bint sequence(const Model* m, Py_ssize_t n, char* memory) noexcept nogil:
     """All tokens of sequence n; false where a logit is not a number. `memory`: see `memory_size`."""
     cdef Py_ssize_t H = m.H, G = m.gates, V = m.V, t, token = m.tokens[n]
@@ -160,6 +174,8 @@ cdef bint sequence(const Model* m, Py_ssize_t n, char* memory) noexcept nogil:
     cdef real* below = z + V
     cdef real* a = below + H
     cdef real* gate = a + G * H
+    cdef real* sums
+    cdef real[4] statistics
     cdef double* p = <double*> (memory + real_bytes(m))
     cdef Py_ssize_t* heap = <Py_ssize_t*> (p + V)
     memset(&s, 0, sizeof(Layer))
@@ -168,6 +184,9 @@ cdef bint sequence(const Model* m, Py_ssize_t n, char* memory) noexcept nogil:
     s.previous = gate + G * H
     s.c = s.previous + H
     s.panels = s.c + H
+    sums = s.panels + G * H
+    s.zoneout, s.zoneout_cell = <real> m.zoneout[0], <real> m.zoneout[1]
+    s.noisy = m.zoneout[0] > 0 or m.zoneout[1] > 0
     at.row, at.next, at.going, at.K = 0, 1, 0, H
     for t in range(m.T):
         for i in range(m.count):
@@ -175,6 +194,10 @@ cdef bint sequence(const Model* m, Py_ssize_t n, char* memory) noexcept nogil:
             s.a = m.W[i] if i == 0 else a
             if i > 0:
                 row_times(H, G * H, below, m.W[i], a)
+                if m.norm[i].gain != NULL:
+                    normalise(a, m.gain_W[i], 4 * H, m.norm[i].eps)
+            s.norm = m.norm[i]
+            s.norm.sums, s.norm.statistics = sums, statistics
             s.U, s.bias = m.U[i], m.bias[i]
             s.h_last = m.h + (i * m.N + n) * H
             memcpy(s.previous, s.h_last, H * sizeof(real))
@@ -183,6 +206,8 @@ cdef bint sequence(const Model* m, Py_ssize_t n, char* memory) noexcept nogil:
                 s.c_last = m.c + (i * m.N + n) * H
                 at.c_before = s.c_last
             single_forward(&s, &at)
+            if s.norm.gain != NULL:
+                norm_end(&s, &at, 0)
         row_times(H, V, below, m.W_out, z)
         weigh(m, z, n)
         token = choose(m, z, p, heap, m.draws[n * m.T + t])
@@ -200,8 +225,8 @@ cdef bint sequence(const Model* m, Py_ssize_t n, char* memory) noexcept nogil:
 
 
 cdef inline Py_ssize_t real_bytes(const Model* m) noexcept nogil:
-    """Of logits, the state below, input part, gates, previous, c and sums; a multiple of 64."""
-    return (<Py_ssize_t> sizeof(real) * (m.V + 3 * m.H + 3 * m.gates * m.H) + 63) // 64 * 64
+    """Of logits, the state below, input part, gates, previous, c and twice the sums; a multiple of 64."""
+    return (<Py_ssize_t> sizeof(real) * (m.V + 3 * m.H + 4 * m.gates * m.H) + 63) // 64 * 64
 
 
 cdef inline Py_ssize_t memory_size(const Model* m) noexcept nogil:
@@ -214,7 +239,7 @@ cdef double operations(const Model* m) noexcept nogil:
 
 
 def generate_tokens(cell, layers, cnp.ndarray W_out, b_out, states, cnp.ndarray tokens, cnp.ndarray draws, temperature, top_k,
-                    top_p, repetition_penalty, seen, banned, stop, cnp.ndarray out):
+                    top_p, repetition_penalty, seen, banned, stop, cnp.ndarray out, zoneout, double eps):
     cdef Model m
     cdef Layer s
     cdef Py_ssize_t i, size
@@ -233,6 +258,7 @@ def generate_tokens(cell, layers, cnp.ndarray W_out, b_out, states, cnp.ndarray 
     m.seen = NULL if seen is None else <unsigned char*> cnp.PyArray_DATA(<cnp.ndarray> seen)
     m.banned = NULL if banned is None else <const unsigned char*> cnp.PyArray_DATA(<cnp.ndarray> banned)
     m.out = <int64_t*> cnp.PyArray_DATA(out)
+    m.zoneout[0], m.zoneout[1] = zoneout
     parts = <int> min(<Py_ssize_t> team_size(operations(&m), GRAIN), max(m.N, <Py_ssize_t> 1))
     size = memory_size(&m)
     memory = <char*> malloc(parts * size + m.count * (m.gates + 1) * m.H * sizeof(real))
@@ -240,7 +266,12 @@ def generate_tokens(cell, layers, cnp.ndarray W_out, b_out, states, cnp.ndarray 
         raise MemoryError
     biases = <real*> (memory + parts * size)
     for i in range(m.count):
-        W, U, b, bU = layers[i]
+        W, U, b, bU = layers[i][:4]
+        memset(&m.norm[i], 0, sizeof(Norm))
+        if len(layers[i]) > 4:
+            gain_W, gain, gain_c, shift_c = layers[i][4]
+            m.gain_W[i], m.norm[i].eps = data(gain_W), eps
+            m.norm[i].gain, m.norm[i].gain_c, m.norm[i].shift_c = data(gain), data(gain_c), data(shift_c)
         m.W[i], m.U[i], m.bias[i] = data(W), data(U), biases + i * (m.gates + 1) * m.H
         s.gates, s.H, s.bias = m.gates, m.H, m.bias[i]
         add_biases(&s, NULL if b is None else data(b), NULL if bU is None else data(bU))

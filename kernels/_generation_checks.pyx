@@ -9,6 +9,7 @@ cimport numpy as cnp
 from dd2424fast.kernels._checks cimport all_apart, real_matrix, real_vector
 
 from dd2424fast.kernels._checks import array
+from dd2424fast.kernels._random_checks import check_probability
 
 cnp.import_array()
 
@@ -37,7 +38,7 @@ def _whole(str name, value, low, high, str expected):
 
 
 def check_generate_tokens(cell, layers, W_out, b_out, states, tokens, draws, temperature=1.0, top_k=0, top_p=1.0,
-                          repetition_penalty=1.0, seen=None, banned=None, stop=-1, out=None):
+                          repetition_penalty=1.0, seen=None, banned=None, stop=-1, out=None, zoneout=(0.0, 0.0), eps=1e-5):
     if not isinstance(cell, str) or cell not in _GATES:
         raise ValueError(f"cell: expected one of {', '.join(_GATES)}, got {cell!r}")
     gates = _GATES[cell]
@@ -52,14 +53,18 @@ def check_generate_tokens(cell, layers, W_out, b_out, states, tokens, draws, tem
         raise TypeError(f"layers: expected a sequence of (W, U, b, bU), got {type(layers).__name__}")
     checked = []
     for i, layer in enumerate(layers):
-        if not isinstance(layer, (tuple, list)) or len(layer) != 4:
-            raise TypeError(f"layers[{i}]: expected (W, U, b, bU), got {type(layer).__name__}")
-        W, U, b, bU = layer
+        if not isinstance(layer, (tuple, list)) or len(layer) not in (4, 5):
+            raise TypeError(f"layers[{i}]: expected (W, U, b, bU) or (W, U, b, bU, norm), got {type(layer).__name__}")
+        W, U, b, bU, *norm = layer
+        if norm and (cell != "lstm" or not isinstance(norm[0], (tuple, list)) or len(norm[0]) != 4):
+            raise TypeError(f"layers[{i}] norm: expected (gain_W, gain, gain_c, shift_c) of an lstm, got {norm[0]!r} of a {cell}")
         checked.append((
             real_matrix(f"layers[{i}] W", W, H if i else V, gates * H, t),
             real_matrix(f"layers[{i}] U", U, H, gates * H, t),
             None if b is None else real_vector(f"layers[{i}] b", b, gates * H, t),
             None if bU is None else real_vector(f"layers[{i}] bU", bU, gates * H, t),
+            *[tuple([real_vector(f"layers[{i}] norm[{k}]", v, 4 * H if k < 2 else H, t) for k, v in enumerate(part)])
+              for part in norm],
         ))
     draws = array("draws", draws, (None, None), _FLOAT64)
     N, T = draws.shape
@@ -86,10 +91,18 @@ def check_generate_tokens(cell, layers, W_out, b_out, states, tokens, draws, tem
             raise ValueError("banned: expected at least one token that may be chosen, got all banned")
     stop = _whole("stop", stop, -1, V - 1, f"an integer from -1 to {V - 1}")
     out = np.empty((N, T), np.int64) if out is None else array("out", out, (N, T), _INT64, True)
+    if not isinstance(zoneout, (tuple, list)) or len(zoneout) != 2:
+        raise TypeError(f"zoneout: expected a pair of numbers, got {zoneout!r}")
+    zoneout = tuple([check_probability(f"zoneout[{i}]", rate) for i, rate in enumerate(zoneout)])
+    if zoneout[1] and cell != "lstm":
+        raise ValueError(f"zoneout[1]: expected 0 (only an LSTM has a cell), got {zoneout[1]}")
+    eps = _number("eps", eps, 0, math.inf, False, "a finite number of at least 0")
     second = states[1] if count > 1 else None
     all_apart(("out", "states[0]", "states[1]", "seen", "W_out", "b_out", "tokens", "draws", "banned"),
               (out, states[0], second, seen, last, b_out, tokens, draws, banned), 4)
     for layer in checked:
-        all_apart(("out", "states[0]", "states[1]", "seen", *4 * ("layers",)), (out, states[0], second, seen, *layer), 4)
+        vectors = (*layer[:4], *(layer[4] if len(layer) > 4 else ()))
+        all_apart(("out", "states[0]", "states[1]", "seen", *len(vectors) * ("layers",)), (out, states[0], second, seen, *vectors),
+                  4)
     return (cell, tuple(checked), last, b_out, states, tokens, draws, temperature, min(top_k, V), top_p, repetition_penalty,
-            seen, banned, stop, out)
+            seen, banned, stop, out, zoneout, eps)

@@ -57,17 +57,22 @@ cdef object alike(str name, object a, object like, bint writable):
     return array(name, a, shape, like.dtype if writable else None, writable)
 
 
-def check_dropout(x, p, key, out=None):
-    cdef cnp.ndarray a = alike("x", x, x, False)
+cpdef double check_probability(str name, p) except -1:
     cdef double probability
     try:
         probability = p
     except TypeError:
-        raise TypeError(f"p: expected a number, got {type(p).__name__}") from None
+        raise TypeError(f"{name}: expected a number, got {type(p).__name__}") from None
     except OverflowError:  # an int that no double holds
         probability = 2
     if not 0 <= probability < 1:
-        raise ValueError(f"p: expected a probability in [0, 1), got {p}")
+        raise ValueError(f"{name}: expected a probability in [0, 1), got {p}")
+    return probability
+
+
+def check_dropout(x, p, key, out=None):
+    cdef cnp.ndarray a = alike("x", x, x, False)
+    cdef double probability = check_probability("p", p)
     natural("key", key)
     if out is None:
         out = cnp.PyArray_EMPTY(cnp.PyArray_NDIM(a), cnp.PyArray_DIMS(a), cnp.PyArray_TYPE(a), 0)

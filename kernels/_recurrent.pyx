@@ -35,7 +35,17 @@ cdef Layer layer_of(int gates, cnp.ndarray U, cnp.ndarray counts, cnp.ndarray wo
     # A panel begins at a cache line where the memory allows it.
     s.panels = data(work) + vec_misaligned(data(work))
     s.bias = s.panels + gates * s.H * ((s.H + LANES - 1) // LANES * LANES)
+    s.norm.gradients = s.bias + (gates + 1) * s.H       # there only with layer normalisation
     return s
+
+
+cdef void set_noise(Layer* s, object noise) except *:
+    if noise is None:
+        return
+    zoneout, zoneout_cell, dropout, flags = noise
+    s.noisy = True
+    s.zoneout, s.zoneout_cell, s.scale = zoneout, zoneout_cell, 1 / (1 - <double> dropout)
+    s.flags = NULL if flags is None else <const unsigned char*> cnp.PyArray_DATA(<cnp.ndarray> flags)
 
 
 cdef void pack_gates(Layer* s) noexcept nogil:
@@ -200,7 +210,7 @@ cdef void step_forward(const Layer* s, const Step* at, Py_ssize_t first, Py_ssiz
 
 cdef void forward(const Layer* s, Py_ssize_t first, Py_ssize_t stop) noexcept nogil:
     """Sequences first to stop, through time."""
-    cdef Py_ssize_t t, H = s.H, n = (stop - first) * H
+    cdef Py_ssize_t t, j, end, H = s.H, n = (stop - first) * H
     cdef Step at
     if n == 0:
         return
@@ -216,10 +226,14 @@ cdef void forward(const Layer* s, Py_ssize_t first, Py_ssize_t stop) noexcept no
         at.next = at.row + s.counts[t]
         at.going = s.counts[t + 1] if t + 1 < s.T else 0
         at.K = 0 if t == 0 and s.h0 == NULL else H
+        end = min(stop, <Py_ssize_t> s.counts[t])
         if s.B == 1:
             single_forward(s, &at)
         else:
-            step_forward(s, &at, first, min(stop, <Py_ssize_t> s.counts[t]))
+            step_forward(s, &at, first, end)
+        if s.norm.gain != NULL:
+            for j in range(first, end):
+                norm_end(s, &at, j)
         at.c_before = s.c + at.row * H
         at.row = at.next
 
@@ -232,10 +246,11 @@ cdef void run_forward(Layer* s, const real* b, const real* bU) noexcept nogil:
 
 
 def rnn_forward(cnp.ndarray a, b, cnp.ndarray U, bU, h0, cnp.ndarray counts, ids, cnp.ndarray h, cnp.ndarray previous,
-                cnp.ndarray h_last, cnp.ndarray work):
+                cnp.ndarray h_last, cnp.ndarray work, noise):
     cdef Layer s = layer_of(1, U, counts, work)
     cdef real* biases[2]
     biases[0], biases[1] = pointer(b), pointer(bU)
+    set_noise(&s, noise)
     s.a, s.h0 = data(a), pointer(h0)
     s.ids = NULL if ids is None else <const int64_t*> cnp.PyArray_DATA(<cnp.ndarray> ids)
     s.h, s.previous, s.h_last = data(h), data(previous), data(h_last)
@@ -245,10 +260,11 @@ def rnn_forward(cnp.ndarray a, b, cnp.ndarray U, bU, h0, cnp.ndarray counts, ids
 
 
 def lstm_forward(cnp.ndarray a, b, cnp.ndarray U, bU, h0, c0, cnp.ndarray counts, ids, cnp.ndarray h, cnp.ndarray previous,
-                 cnp.ndarray gates, cnp.ndarray c, cnp.ndarray h_last, cnp.ndarray c_last, cnp.ndarray work):
+                 cnp.ndarray gates, cnp.ndarray c, cnp.ndarray h_last, cnp.ndarray c_last, cnp.ndarray work, noise):
     cdef Layer s = layer_of(4, U, counts, work)
     cdef real* biases[2]
     biases[0], biases[1] = pointer(b), pointer(bU)
+    set_noise(&s, noise)
     s.a, s.h0, s.c0 = data(a), pointer(h0), pointer(c0)
     s.ids = NULL if ids is None else <const int64_t*> cnp.PyArray_DATA(<cnp.ndarray> ids)
     s.h, s.previous, s.gate, s.c = data(h), data(previous), data(gates), data(c)
@@ -258,11 +274,37 @@ def lstm_forward(cnp.ndarray a, b, cnp.ndarray U, bU, h0, c0, cnp.ndarray counts
     return h, previous, gates, c, h_last, c_last
 
 
+cdef void set_norm(Layer* s, cnp.ndarray gain, cnp.ndarray gain_c, cnp.ndarray shift_c, cnp.ndarray sums,
+                   cnp.ndarray statistics) noexcept:
+    s.norm.gain, s.norm.gain_c, s.norm.shift_c = data(gain), data(gain_c), data(shift_c)
+    s.norm.sums, s.norm.statistics = data(sums), data(statistics)
+
+
+def lstm_norm_forward(cnp.ndarray a, b, cnp.ndarray U, bU, cnp.ndarray gain, cnp.ndarray gain_c, cnp.ndarray shift_c, h0, c0,
+                      cnp.ndarray counts, ids, cnp.ndarray h, cnp.ndarray previous, cnp.ndarray gates, cnp.ndarray c,
+                      cnp.ndarray sums, cnp.ndarray statistics, cnp.ndarray h_last, cnp.ndarray c_last, cnp.ndarray work,
+                      noise, double eps):
+    cdef Layer s = layer_of(4, U, counts, work)
+    cdef real* biases[2]
+    biases[0], biases[1] = pointer(b), pointer(bU)
+    set_noise(&s, noise)
+    set_norm(&s, gain, gain_c, shift_c, sums, statistics)
+    s.norm.eps = eps
+    s.a, s.h0, s.c0 = data(a), pointer(h0), pointer(c0)
+    s.ids = NULL if ids is None else <const int64_t*> cnp.PyArray_DATA(<cnp.ndarray> ids)
+    s.h, s.previous, s.gate, s.c = data(h), data(previous), data(gates), data(c)
+    s.h_last, s.c_last = data(h_last), data(c_last)
+    with nogil:
+        run_forward(&s, biases[0], biases[1])
+    return h, previous, gates, c, sums, statistics, h_last, c_last
+
+
 def gru_forward(cnp.ndarray a, b, cnp.ndarray U, bU, h0, cnp.ndarray counts, ids, cnp.ndarray h, cnp.ndarray previous,
-                cnp.ndarray gates, cnp.ndarray candidate, cnp.ndarray h_last, cnp.ndarray work):
+                cnp.ndarray gates, cnp.ndarray candidate, cnp.ndarray h_last, cnp.ndarray work, noise):
     cdef Layer s = layer_of(3, U, counts, work)
     cdef real* biases[2]
     biases[0], biases[1] = pointer(b), pointer(bU)
+    set_noise(&s, noise)
     s.a, s.h0 = data(a), pointer(h0)
     s.ids = NULL if ids is None else <const int64_t*> cnp.PyArray_DATA(<cnp.ndarray> ids)
     s.h, s.previous, s.gate, s.c, s.h_last = data(h), data(previous), data(gates), data(candidate), data(h_last)
@@ -275,20 +317,29 @@ def gru_forward(cnp.ndarray a, b, cnp.ndarray U, bU, h0, cnp.ndarray counts, ids
 # dh0 and dc0 carry the gradients from step to step. They begin as the gradients of the last states: a sequence that is
 # shorter than others finds its own there when the walk reaches its last step.
 
+cdef inline vec past_zoneout(const Layer* s, Py_ssize_t row, Py_ssize_t j, Py_ssize_t u, Py_ssize_t size, vec d) noexcept nogil:
+    """The part of d that meets the new state; the other is left in dh0, and the product adds to it."""
+    cdef vec keeps = zoned(s, row, u, size, KEEPS_H, s.zoneout)
+    store_some(s.dh0 + j * s.H + u, keeps * d, size)
+    return d - keeps * d
+
+
 cdef inline void rnn_row_back(const Layer* s, Py_ssize_t row, Py_ssize_t j) noexcept nogil:
     cdef Py_ssize_t H = s.H, u = 0, size
-    cdef vec h
+    cdef vec h, d
     while u < H:
         size = min(<Py_ssize_t> LANES, H - u)
-        h = load_some(s.h + row * H + u, size)
-        store_some(s.da + row * H + u, (load_some(s.dh + row * H + u, size) + load_some(s.dh0 + j * H + u, size))
-                   * (vec_set(1) - h * h), size)
+        h = load_some(s.h + row * H + u, size)      # the new state wherever zoneout lets a gradient through
+        d = load_some(s.dh + row * H + u, size) + load_some(s.dh0 + j * H + u, size)
+        if s.noisy:
+            d = past_zoneout(s, row, j, u, size, d)
+        store_some(s.da + row * H + u, d * (vec_set(1) - h * h), size)
         u += LANES
 
 
 cdef inline void lstm_row_back(const Layer* s, Py_ssize_t row, Py_ssize_t j, const real* c_before) noexcept nogil:
     cdef Py_ssize_t H = s.H, u = 0, size
-    cdef vec one = vec_set(1), i, f, g, o, d, dc, squashed, before
+    cdef vec one = vec_set(1), i, f, g, o, d, dc, cell, squashed, before, keeps, factor
     cdef const real* gate = s.gate + row * 4 * H
     cdef real* da = s.da + row * 4 * H
     while u < H:
@@ -296,13 +347,27 @@ cdef inline void lstm_row_back(const Layer* s, Py_ssize_t row, Py_ssize_t j, con
         i, f = load_some(gate + u, size), load_some(gate + H + u, size)
         g, o = load_some(gate + 2 * H + u, size), load_some(gate + 3 * H + u, size)
         before = vec_zero() if c_before == NULL else load_some(c_before + u, size)
-        squashed = vec_tanh(load_some(s.c + row * H + u, size))
         d = load_some(s.dh + row * H + u, size) + load_some(s.dh0 + j * H + u, size)
-        dc = load_some(s.dc0 + j * H + u, size) + d * o * (one - squashed * squashed)
-        store_some(s.dc0 + j * H + u, dc * f, size)
-        store_some(da + u, dc * g * i * (one - i), size)
+        dc = load_some(s.dc0 + j * H + u, size)
+        if s.noisy:
+            factor = undropped(s, row, u, size)
+            cell = i * (g * factor)
+            if c_before != NULL:
+                cell = cell + f * before
+            squashed = vec_tanh(cell)
+            d = past_zoneout(s, row, j, u, size, d)
+            keeps = dc * zoned(s, row, u, size, KEEPS_C, s.zoneout_cell)
+            dc = dc - keeps + d * o * (one - squashed * squashed)
+            store_some(s.dc0 + j * H + u, keeps + dc * f, size)
+            store_some(da + u, dc * g * factor * i * (one - i), size)
+            store_some(da + 2 * H + u, dc * factor * i * (one - g * g), size)
+        else:
+            squashed = vec_tanh(load_some(s.c + row * H + u, size))
+            dc = dc + d * o * (one - squashed * squashed)
+            store_some(s.dc0 + j * H + u, dc * f, size)
+            store_some(da + u, dc * g * i * (one - i), size)
+            store_some(da + 2 * H + u, dc * i * (one - g * g), size)
         store_some(da + H + u, dc * before * f * (one - f), size)
-        store_some(da + 2 * H + u, dc * i * (one - g * g), size)
         store_some(da + 3 * H + u, d * squashed * o * (one - o), size)
         u += LANES
 
@@ -310,7 +375,7 @@ cdef inline void lstm_row_back(const Layer* s, Py_ssize_t row, Py_ssize_t j, con
 cdef inline void gru_row_back(const Layer* s, Py_ssize_t row, Py_ssize_t j) noexcept nogil:
     """Leaves the direct part d z in dh0: the product adds to it."""
     cdef Py_ssize_t H = s.H, u = 0, size
-    cdef vec one = vec_set(1), r, z, n, q, d, dn, dr, dz
+    cdef vec one = vec_set(1), r, z, n, q, d, dn, dr, dz, factor, direct
     cdef const real* gate = s.gate + row * 3 * H
     cdef real* da = s.da + row * 3 * H
     cdef real* du = s.du + row * 3 * H
@@ -319,10 +384,18 @@ cdef inline void gru_row_back(const Layer* s, Py_ssize_t row, Py_ssize_t j) noex
         r, z, n = load_some(gate + u, size), load_some(gate + H + u, size), load_some(gate + 2 * H + u, size)
         q = load_some(s.c + row * H + u, size)
         d = load_some(s.dh + row * H + u, size) + load_some(s.dh0 + j * H + u, size)
-        dn = d * (one - z) * (one - n * n)
-        dz = d * (load_some(s.previous + row * H + u, size) - n) * z * (one - z)
+        if s.noisy:
+            factor = undropped(s, row, u, size)
+            direct = d * zoned(s, row, u, size, KEEPS_H, s.zoneout)
+            d = d - direct
+            dn = d * (one - z) * factor * (one - n * n)
+            dz = d * (load_some(s.previous + row * H + u, size) - n * factor) * z * (one - z)
+            store_some(s.dh0 + j * H + u, direct + d * z, size)
+        else:
+            dn = d * (one - z) * (one - n * n)
+            dz = d * (load_some(s.previous + row * H + u, size) - n) * z * (one - z)
+            store_some(s.dh0 + j * H + u, d * z, size)
         dr = dn * q * r * (one - r)
-        store_some(s.dh0 + j * H + u, d * z, size)
         store_some(da + u, dr, size)
         store_some(da + H + u, dz, size)
         store_some(da + 2 * H + u, dn, size)
@@ -332,20 +405,101 @@ cdef inline void gru_row_back(const Layer* s, Py_ssize_t row, Py_ssize_t j) noex
         u += LANES
 
 
+cdef inline void add_some(real* to, vec v, Py_ssize_t size) noexcept nogil:
+    store_some(to, load_some(to, size) + v, size)
+
+
+cdef void norm_row_back(const Layer* s, Py_ssize_t row, Py_ssize_t j, const real* c_before) noexcept nogil:
+    """Of an LSTM with layer normalisation: first through the cell's, then the gates, then through the sums'."""
+    cdef Py_ssize_t H = s.H, u, size, at
+    cdef vec one = vec_set(1), i, f, g, o, d, dc, y, squashed, before, keeps, factor, dz, total, total_y
+    cdef vec mean = vec_set(s.norm.statistics[4 * row]), scale = vec_set(s.norm.statistics[4 * row + 1])
+    cdef vec mean_c = vec_set(s.norm.statistics[4 * row + 2]), scale_c = vec_set(s.norm.statistics[4 * row + 3])
+    cdef const real* gate = s.gate + row * 4 * H
+    cdef const real* sums = s.norm.sums + row * 4 * H
+    cdef real* da = s.da + row * 4 * H
+    cdef real* du = s.du + row * 4 * H
+    cdef real* dgain = s.norm.gradients + j * 8 * H
+    cdef real* dgain_c = dgain + 4 * H
+    cdef real* dshift_c = dgain + 5 * H
+    cdef real* normal = dgain + 6 * H       # the cell, normalised
+    cdef real* dnormal = dgain + 7 * H
+    cdef int k
+    total, total_y = vec_zero(), vec_zero()
+    u = 0
+    while u < H:
+        size = min(<Py_ssize_t> LANES, H - u)
+        g, o = load_some(gate + 2 * H + u, size), load_some(gate + 3 * H + u, size)
+        if s.noisy:
+            g = g * undropped(s, row, u, size)
+        y = load_some(gate + u, size) * g
+        if c_before != NULL:
+            y = y + load_some(gate + H + u, size) * load_some(c_before + u, size)
+        y = (y - mean_c) * scale_c
+        squashed = vec_tanh(y * load_some(s.norm.gain_c + u, size) + load_some(s.norm.shift_c + u, size))
+        d = load_some(s.dh + row * H + u, size) + load_some(s.dh0 + j * H + u, size)
+        if s.noisy:
+            d = past_zoneout(s, row, j, u, size, d)
+        store_some(da + 3 * H + u, d * squashed * o * (one - o), size)
+        d = d * o * (one - squashed * squashed)
+        add_some(dgain_c + u, d * y, size)
+        add_some(dshift_c + u, d, size)
+        d = d * load_some(s.norm.gain_c + u, size)
+        total = total + d
+        total_y = total_y + d * y
+        store_some(normal + u, y, size)
+        store_some(dnormal + u, d, size)
+        u += LANES
+    y, d = vec_set(vec_sum(total_y) / H), vec_set(vec_sum(total) / H)
+    total, total_y = vec_zero(), vec_zero()
+    u = 0
+    while u < H:
+        size = min(<Py_ssize_t> LANES, H - u)
+        i, f, g = load_some(gate + u, size), load_some(gate + H + u, size), load_some(gate + 2 * H + u, size)
+        before = vec_zero() if c_before == NULL else load_some(c_before + u, size)
+        dc, keeps, factor = load_some(s.dc0 + j * H + u, size), vec_zero(), one
+        if s.noisy:
+            factor = undropped(s, row, u, size)
+            keeps = dc * zoned(s, row, u, size, KEEPS_C, s.zoneout_cell)
+        dc = dc - keeps + scale_c * (load_some(dnormal + u, size) - d - load_some(normal + u, size) * y)
+        store_some(s.dc0 + j * H + u, keeps + dc * f, size)
+        store_some(da + u, dc * g * factor * i * (one - i), size)
+        store_some(da + H + u, dc * before * f * (one - f), size)
+        store_some(da + 2 * H + u, dc * factor * i * (one - g * g), size)
+        for k in range(4):
+            at = k * H + u
+            dz = load_some(da + at, size)
+            squashed = (load_some(sums + at, size) - mean) * scale
+            add_some(dgain + at, dz * squashed, size)
+            dz = dz * load_some(s.norm.gain + at, size)
+            total = total + dz
+            total_y = total_y + dz * squashed
+        u += LANES
+    y, d = vec_set(vec_sum(total_y) / (4 * H)), vec_set(vec_sum(total) / (4 * H))
+    u = 0
+    while u < 4 * H:
+        size = min(<Py_ssize_t> LANES, 4 * H - u)
+        dz = load_some(da + u, size) * load_some(s.norm.gain + u, size)
+        squashed = (load_some(sums + u, size) - mean) * scale
+        store_some(du + u, scale * (dz - d - squashed * y), size)
+        u += LANES
+
+
 cdef void carry_back(const Layer* s, Py_ssize_t row, Py_ssize_t first, Py_ssize_t stop) noexcept nogil:
     """dh0 (+)= da U^T for sequences first to stop, whose step's rows begin at `row`."""
     cdef Product p
     cdef Py_ssize_t K = s.gates * s.H
-    cdef const real* da = (s.du if s.gates == 3 else s.da) + row * K
+    cdef const real* da = (s.da if s.du == NULL else s.du) + row * K
+    cdef bint accumulate = s.gates == 3 or s.noisy      # a direct part waits in dh0
     if s.B == 1:
-        times_transpose(K, s.H, da, s.U, s.dh0, s.gates == 3)
+        times_transpose(K, s.H, da, s.U, s.dh0, accumulate)
         return
     p.M, p.N, p.K = stop - first, s.H, K
     p.a, p.a_row, p.a_step = da + first * K, K, 1
     p.b, p.b_row, p.b_step = NULL, 0, 0
     p.packed = s.panels
     p.c, p.c_row = s.dh0 + first * s.H, s.H
-    p.accumulate = s.gates == 3
+    p.accumulate = accumulate
     p.bias, p.activation, p.edge, p.in_place = NULL, IDENTITY, 0, False
     p.vectors = (s.H + LANES - 1) // LANES
     panels(&p, 0, p.M, 0, panels_of(p.vectors))
@@ -377,7 +531,9 @@ cdef void backward(const Layer* s, Py_ssize_t first, Py_ssize_t stop) noexcept n
             continue
         c_before = s.c0 if t == 0 else s.c + (row - s.counts[t - 1]) * H
         for j in range(first, end):
-            if s.gates == 4:
+            if s.norm.gain != NULL:
+                norm_row_back(s, row + j, j, NULL if c_before == NULL else c_before + j * H)
+            elif s.gates == 4:
                 lstm_row_back(s, row + j, j, NULL if c_before == NULL else c_before + j * H)
             elif s.gates == 3:
                 gru_row_back(s, row + j, j)
@@ -403,9 +559,10 @@ cdef void run_backward(Layer* s, const real* dh_last, const real* dc_last) noexc
 
 
 def rnn_backward(cnp.ndarray dh, dh_last, cnp.ndarray U, cnp.ndarray h, cnp.ndarray counts, cnp.ndarray da, cnp.ndarray dh0,
-                 cnp.ndarray work):
+                 cnp.ndarray work, noise):
     cdef Layer s = layer_of(1, U, counts, work)
     cdef real* last = pointer(dh_last)
+    set_noise(&s, noise)
     s.dh, s.h, s.da, s.dh0 = data(dh), data(h), data(da), data(dh0)
     with nogil:
         run_backward(&s, last, NULL)
@@ -413,9 +570,10 @@ def rnn_backward(cnp.ndarray dh, dh_last, cnp.ndarray U, cnp.ndarray h, cnp.ndar
 
 
 def lstm_backward(cnp.ndarray dh, dh_last, dc_last, cnp.ndarray U, cnp.ndarray gates, cnp.ndarray c, c0, cnp.ndarray counts,
-                  cnp.ndarray da, cnp.ndarray dh0, cnp.ndarray dc0, cnp.ndarray work):
+                  cnp.ndarray da, cnp.ndarray dh0, cnp.ndarray dc0, cnp.ndarray work, noise):
     cdef Layer s = layer_of(4, U, counts, work)
     cdef real* last[2]
+    set_noise(&s, noise)
     last[0], last[1] = pointer(dh_last), pointer(dc_last)
     s.dh, s.gate, s.c, s.c0 = data(dh), data(gates), data(c), pointer(c0)
     s.da, s.dh0, s.dc0 = data(da), data(dh0), data(dc0)
@@ -424,10 +582,38 @@ def lstm_backward(cnp.ndarray dh, dh_last, dc_last, cnp.ndarray U, cnp.ndarray g
     return da, dh0, dc0
 
 
+def lstm_norm_backward(cnp.ndarray dh, dh_last, dc_last, cnp.ndarray U, cnp.ndarray gain, cnp.ndarray gain_c,
+                       cnp.ndarray shift_c, cnp.ndarray gates, cnp.ndarray c, c0, cnp.ndarray sums, cnp.ndarray statistics,
+                       cnp.ndarray counts, cnp.ndarray da, cnp.ndarray du, cnp.ndarray dgain, cnp.ndarray dgain_c,
+                       cnp.ndarray dshift_c, cnp.ndarray dh0, cnp.ndarray dc0, cnp.ndarray work, noise):
+    cdef Layer s = layer_of(4, U, counts, work)
+    cdef real* last[2]
+    cdef real* to[3]
+    cdef Py_ssize_t j, H = s.H
+    last[0], last[1] = pointer(dh_last), pointer(dc_last)
+    to[0], to[1], to[2] = data(dgain), data(dgain_c), data(dshift_c)
+    set_noise(&s, noise)
+    set_norm(&s, gain, gain_c, shift_c, sums, statistics)
+    s.dh, s.gate, s.c, s.c0 = data(dh), data(gates), data(c), pointer(c0)
+    s.da, s.du, s.dh0, s.dc0 = data(da), data(du), data(dh0), data(dc0)
+    with nogil:
+        memset(s.norm.gradients, 0, s.B * 8 * H * sizeof(real))
+        run_backward(&s, last[0], last[1])
+        memset(to[0], 0, 4 * H * sizeof(real))
+        memset(to[1], 0, H * sizeof(real))
+        memset(to[2], 0, H * sizeof(real))
+        for j in range(s.B):        # one sequence is one thread's: the order of a sum is fixed
+            add_to(to[0], s.norm.gradients + j * 8 * H, 4 * H)
+            add_to(to[1], s.norm.gradients + (j * 8 + 4) * H, H)
+            add_to(to[2], s.norm.gradients + (j * 8 + 5) * H, H)
+    return da, du, dgain, dgain_c, dshift_c, dh0, dc0
+
+
 def gru_backward(cnp.ndarray dh, dh_last, cnp.ndarray U, cnp.ndarray previous, cnp.ndarray gates, cnp.ndarray candidate,
-                 cnp.ndarray counts, cnp.ndarray da, cnp.ndarray du, cnp.ndarray dh0, cnp.ndarray work):
+                 cnp.ndarray counts, cnp.ndarray da, cnp.ndarray du, cnp.ndarray dh0, cnp.ndarray work, noise):
     cdef Layer s = layer_of(3, U, counts, work)
     cdef real* last = pointer(dh_last)
+    set_noise(&s, noise)
     s.dh, s.previous, s.gate, s.c = data(dh), data(previous), data(gates), data(candidate)
     s.da, s.du, s.dh0 = data(da), data(du), data(dh0)
     with nogil:

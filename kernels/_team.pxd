@@ -1,1 +1,2 @@
 cdef int team_size(double work, double grain) noexcept nogil
+cdef bint matrix_unit() noexcept nogil

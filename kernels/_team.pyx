@@ -1,5 +1,5 @@
 # cython: language_level=3
-"""The one OpenMP team: how many threads the kernels may use, and how many a piece of work deserves."""
+"""What of the CPU the kernels may use: the one OpenMP team and the matrix unit."""
 import os
 
 cdef extern from *:
@@ -11,11 +11,23 @@ cdef extern from *:
     #define HAS_OPENMP 0
     static int omp_get_max_threads(void) { return 1; }
     #endif
+
+    /* Linux gives a process the matrix unit's registers on request (ARCH_REQ_XCOMP_PERM, XTILEDATA); threads and forks inherit them. */
+    #if defined(__linux__) && defined(__AMX_BF16__) && defined(__AMX_TILE__) && defined(__AVX512F__)
+    #include <sys/syscall.h>
+    #include <unistd.h>
+    static int request_matrix_unit(void) { return syscall(SYS_arch_prctl, 0x1023, 18) == 0; }
+    #else
+    static int request_matrix_unit(void) { return 0; }
+    #endif
     """
     int HAS_OPENMP
     int omp_get_max_threads()
+    bint request_matrix_unit()
 
 cdef int allowed = 1
+cdef bint unit_present = request_matrix_unit()
+cdef bint unit_chosen = unit_present
 
 
 cdef int team_size(double work, double grain) noexcept nogil:
@@ -24,6 +36,33 @@ cdef int team_size(double work, double grain) noexcept nogil:
     if wanted >= allowed:
         return allowed
     return 1 if wanted < 2 else <int> wanted
+
+
+cdef bint matrix_unit() noexcept nogil:
+    """Whether float32 products may go to the matrix unit."""
+    return unit_chosen
+
+
+def has_matrix_unit():
+    """Whether the kernels were compiled for a matrix unit (Intel AMX) that this process may use."""
+    return unit_present
+
+
+def set_matrix_unit(on):
+    """Let float32 products go to the matrix unit where that is faster, or keep them on the vectors. Default: on, where there is one and
+    DD2424FAST_MATRIX_UNIT is not 0.
+
+    Raises ValueError where there is none to switch on.
+    """
+    global unit_chosen
+    if on and not unit_present:
+        raise ValueError("on: expected False, got True: this build, CPU or system has no matrix unit for float32")
+    unit_chosen = bool(on)
+
+
+def get_matrix_unit():
+    """Whether float32 products may go to the matrix unit."""
+    return unit_chosen
 
 
 def has_openmp():
@@ -62,5 +101,6 @@ def _after_fork():
 
 # OMP_NUM_THREADS is honoured by omp_get_max_threads, a container's affinity by the other.
 allowed = min(omp_get_max_threads(), _usable_cpus()) if HAS_OPENMP else 1
+unit_chosen = unit_present and os.environ.get("DD2424FAST_MATRIX_UNIT") != "0"
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)

@@ -1,7 +1,23 @@
 # The gates of recurrent layers on one vector of units, and one step of a sequence alone. Needs vec.pxi before it.
 
+from libc.math cimport sqrt
 from libc.stdint cimport int64_t
 from libc.string cimport memcpy, memset
+
+cdef enum:
+    # Bits of a unit's flags.
+    KEEPS_H = 1         # zoneout
+    KEEPS_C = 2         # zoneout of an LSTM's cell
+    DROPS = 4           # recurrent dropout
+
+ctypedef struct Norm:
+    const real* gain    # 4H; NULL: no layer normalisation
+    const real* gain_c
+    const real* shift_c
+    double eps
+    real* sums          # R rows of 4H: h_{t-1} U
+    real* statistics    # R rows of 4: mean and 1 / deviation of the sums, then of the cell
+    real* gradients     # of gain, gain_c and shift_c, 6H for each sequence
 
 ctypedef struct Layer:
     Py_ssize_t T, B, H
@@ -23,6 +39,11 @@ ctypedef struct Layer:
     real* du                # GRU
     real* dh0
     real* dc0
+    bint noisy              # zoneout or recurrent dropout
+    const unsigned char* flags      # R rows of H; or NULL: expectations
+    real zoneout, zoneout_cell      # of expectations
+    real scale              # of candidates that are not dropped
+    Norm norm
     real* panels            # U packed
     real* bias              # gates * H, and for a GRU H more: b's and bU's last columns stay apart
 
@@ -57,8 +78,27 @@ cdef inline void store_some(real* p, vec v, Py_ssize_t size) noexcept nogil:
 # `sums` holds h_{t-1} U of one vector of units (all gates), u is its first unit, `size` its units. `next` is where the state
 # goes besides h: the row of the next step's `previous`, or of h_last where the sequence ends.
 
-cdef inline void lstm_end(const Layer* s, vec i, vec f, vec g, vec o, const real* x, const real* c_before, real* gate, real* c,
-                         real* h, real* next, real* c_last, Py_ssize_t u, Py_ssize_t size) noexcept nogil:
+# Where s.noisy, `row` is its row of flags and `before` its h_{t-1}.
+
+cdef inline vec zoned(const Layer* s, Py_ssize_t row, Py_ssize_t u, Py_ssize_t size, int bit, real rate) noexcept nogil:
+    """1 where a unit keeps its old value, 0 where it does not; or how much of it, in expectation."""
+    return vec_set(rate) if s.flags == NULL else vec_flag(vec_load_flags(s.flags + row * s.H + u, size), bit)
+
+
+cdef inline vec undropped(const Layer* s, Py_ssize_t row, Py_ssize_t u, Py_ssize_t size) noexcept nogil:
+    """The factor of recurrent dropout: 0 or 1 / (1 - p)."""
+    if s.flags == NULL:
+        return vec_set(1)
+    return vec_set(s.scale) - vec_flag(vec_load_flags(s.flags + row * s.H + u, size), DROPS) * vec_set(s.scale)
+
+
+cdef inline vec mixed(vec keeps, vec old, vec new) noexcept nogil:
+    """Exactly one of the two where `keeps` is 0 or 1."""
+    return keeps * old + (vec_set(1) - keeps) * new
+
+
+cdef inline void lstm_end(const Layer* s, vec i, vec f, vec g, vec o, const real* x, const real* c_before, const real* before, real* gate,
+                          real* c, real* h, real* next, real* c_last, Py_ssize_t row, Py_ssize_t u, Py_ssize_t size) noexcept nogil:
     cdef Py_ssize_t H = s.H
     cdef const real* b = s.bias
     cdef vec cell, state
@@ -70,10 +110,16 @@ cdef inline void lstm_end(const Layer* s, vec i, vec f, vec g, vec o, const real
     store_some(gate + H + u, f, size)
     store_some(gate + 2 * H + u, g, size)
     store_some(gate + 3 * H + u, o, size)
+    if s.noisy:
+        g = g * undropped(s, row, u, size)
     cell = i * g
     if c_before != NULL:
         cell = cell + f * load_some(c_before + u, size)
     state = o * vec_tanh(cell)
+    if s.noisy:
+        cell = mixed(zoned(s, row, u, size, KEEPS_C, s.zoneout_cell),
+                     vec_zero() if c_before == NULL else load_some(c_before + u, size), cell)
+        state = mixed(zoned(s, row, u, size, KEEPS_H, s.zoneout), load_some(before + u, size), state)
     store_some(c + u, cell, size)
     store_some(h + u, state, size)
     store_some(next + u, state, size)
@@ -82,25 +128,33 @@ cdef inline void lstm_end(const Layer* s, vec i, vec f, vec g, vec o, const real
 
 
 cdef inline void gru_end(const Layer* s, vec r, vec z, vec q, const real* x, const real* before, real* gate, real* candidate,
-                        real* h, real* next, Py_ssize_t u, Py_ssize_t size) noexcept nogil:
+                         real* h, real* next, Py_ssize_t row, Py_ssize_t u, Py_ssize_t size) noexcept nogil:
     cdef Py_ssize_t H = s.H
     cdef const real* b = s.bias
-    cdef vec n, state
+    cdef vec n, old, state
     r = vec_sigmoid(r + load_some(x + u, size) + load_some(b + u, size))
     z = vec_sigmoid(z + load_some(x + H + u, size) + load_some(b + H + u, size))
     q = q + load_some(b + 3 * H + u, size)
     n = vec_tanh(load_some(x + 2 * H + u, size) + load_some(b + 2 * H + u, size) + r * q)
-    state = n + z * (load_some(before + u, size) - n)
     store_some(gate + u, r, size)
     store_some(gate + H + u, z, size)
     store_some(gate + 2 * H + u, n, size)
     store_some(candidate + u, q, size)
+    if s.noisy:
+        n = n * undropped(s, row, u, size)
+    old = load_some(before + u, size)
+    state = n + z * (old - n)
+    if s.noisy:
+        state = mixed(zoned(s, row, u, size, KEEPS_H, s.zoneout), old, state)
     store_some(h + u, state, size)
     store_some(next + u, state, size)
 
 
-cdef inline void rnn_end(const Layer* s, vec z, const real* x, real* h, real* next, Py_ssize_t u, Py_ssize_t size) noexcept nogil:
+cdef inline void rnn_end(const Layer* s, vec z, const real* x, const real* before, real* h, real* next, Py_ssize_t row,
+                         Py_ssize_t u, Py_ssize_t size) noexcept nogil:
     z = vec_tanh(z + load_some(x + u, size) + load_some(s.bias + u, size))
+    if s.noisy:
+        z = mixed(zoned(s, row, u, size, KEEPS_H, s.zoneout), load_some(before + u, size), z)
     store_some(h + u, z, size)
     store_some(next + u, z, size)
 
@@ -118,15 +172,117 @@ cdef inline forced_inline_void end_row(const int G, const Layer* s, const Step* 
     """Apply the gates to one vector of units of sequence j."""
     cdef Py_ssize_t H = s.H, row = at.row + j
     cdef const real* x = s.a + (row if s.ids == NULL else s.ids[row]) * G * H
+    cdef const real* before = s.previous + row * H
     cdef real* next = s.previous + (at.next + j) * H if j < at.going else s.h_last + j * H
+    cdef int g
     if G == 4:
-        lstm_end(s, sums[0], sums[1], sums[2], sums[3], x, NULL if at.c_before == NULL else at.c_before + j * H,
-                 s.gate + row * G * H, s.c + row * H, s.h + row * H, next, NULL if j < at.going else s.c_last + j * H, u, size)
+        if s.norm.gain != NULL:     # wait for the whole row
+            for g in range(4):
+                store_some(s.norm.sums + (row * 4 + g) * H + u, sums[g], size)
+        else:
+            lstm_end(s, sums[0], sums[1], sums[2], sums[3], x, NULL if at.c_before == NULL else at.c_before + j * H, before,
+                     s.gate + row * G * H, s.c + row * H, s.h + row * H, next, NULL if j < at.going else s.c_last + j * H,
+                     row, u, size)
     elif G == 3:
-        gru_end(s, sums[0], sums[1], sums[2], x, s.previous + row * H, s.gate + row * G * H, s.c + row * H, s.h + row * H,
-                next, u, size)
+        gru_end(s, sums[0], sums[1], sums[2], x, before, s.gate + row * G * H, s.c + row * H, s.h + row * H, next, row, u, size)
     else:
-        rnn_end(s, sums[0], x, s.h + row * H, next, u, size)
+        rnn_end(s, sums[0], x, before, s.h + row * H, next, row, u, size)
+
+
+# An LSTM with layer normalisation needs a whole row before it can apply the gates.
+
+cdef inline vec load_or(const real* p, Py_ssize_t size, vec fill) noexcept nogil:
+    """As load_some, with `fill` beyond."""
+    if size == LANES:
+        return vec_load(p)
+    return vec_load_filled(p, size, fill)
+
+
+cdef void row_statistics(const real* x, Py_ssize_t n, double eps, real* statistics) noexcept nogil:
+    """Mean and 1 / sqrt(variance + eps) of n numbers, the variance in a second pass."""
+    cdef vec total[4]
+    cdef vec d, mean
+    cdef Py_ssize_t i = 0
+    cdef int v
+    for v in range(4):
+        total[v] = vec_zero()
+    while i + 4 * LANES <= n:
+        for v in range(4):
+            total[v] = total[v] + vec_load(x + i + v * LANES)
+        i += 4 * LANES
+    while i < n:
+        total[0] = total[0] + load_some(x + i, min(<Py_ssize_t> LANES, n - i))
+        i += LANES
+    statistics[0] = vec_sum((total[0] + total[1]) + (total[2] + total[3])) / n
+    mean = vec_set(statistics[0])
+    for v in range(4):
+        total[v] = vec_zero()
+    i = 0
+    while i + 4 * LANES <= n:
+        for v in range(4):
+            d = vec_load(x + i + v * LANES) - mean
+            total[v] = total[v] + d * d
+        i += 4 * LANES
+    while i < n:
+        d = load_or(x + i, min(<Py_ssize_t> LANES, n - i), mean) - mean
+        total[0] = total[0] + d * d
+        i += LANES
+    statistics[1] = <real> (1 / sqrt(vec_sum((total[0] + total[1]) + (total[2] + total[3])) / n + eps))
+
+
+cdef inline vec before_gate(const Layer* s, const real* sums, const real* x, const real* statistics, Py_ssize_t at,
+                            Py_ssize_t size) noexcept nogil:
+    cdef vec z = (load_some(sums + at, size) - vec_set(statistics[0])) * vec_set(statistics[1])
+    return z * load_some(s.norm.gain + at, size) + load_some(x + at, size) + load_some(s.bias + at, size)
+
+
+cdef void norm_end(const Layer* s, const Step* at, Py_ssize_t j) noexcept nogil:
+    """Finish the row of sequence j, whose sums wait in s.norm.sums."""
+    cdef Py_ssize_t H = s.H, row = at.row + j, u = 0, size
+    cdef const real* x = s.a + (row if s.ids == NULL else s.ids[row]) * 4 * H
+    cdef const real* c_before = NULL if at.c_before == NULL else at.c_before + j * H
+    cdef real* next = s.previous + (at.next + j) * H if j < at.going else s.h_last + j * H
+    cdef real* sums = s.norm.sums + row * 4 * H
+    cdef real* statistics = s.norm.statistics + row * 4
+    cdef real* gate = s.gate + row * 4 * H
+    cdef real* c = s.c + row * H
+    cdef vec i, f, g, o, cell, old, state
+    row_statistics(sums, 4 * H, s.norm.eps, statistics)
+    while u < H:
+        size = min(<Py_ssize_t> LANES, H - u)
+        i = vec_sigmoid(before_gate(s, sums, x, statistics, u, size))
+        f = vec_sigmoid(before_gate(s, sums, x, statistics, H + u, size))
+        g = vec_tanh(before_gate(s, sums, x, statistics, 2 * H + u, size))
+        o = vec_sigmoid(before_gate(s, sums, x, statistics, 3 * H + u, size))
+        store_some(gate + u, i, size)
+        store_some(gate + H + u, f, size)
+        store_some(gate + 2 * H + u, g, size)
+        store_some(gate + 3 * H + u, o, size)
+        if s.noisy:
+            g = g * undropped(s, row, u, size)
+        cell = i * g
+        if c_before != NULL:
+            cell = cell + f * load_some(c_before + u, size)
+        store_some(c + u, cell, size)
+        u += LANES
+    row_statistics(c, H, s.norm.eps, statistics + 2)
+    u = 0
+    while u < H:
+        size = min(<Py_ssize_t> LANES, H - u)
+        cell = load_some(c + u, size)
+        state = (cell - vec_set(statistics[2])) * vec_set(statistics[3])
+        state = vec_tanh(state * load_some(s.norm.gain_c + u, size) + load_some(s.norm.shift_c + u, size))
+        state = load_some(gate + 3 * H + u, size) * state
+        if s.noisy:
+            old = vec_zero() if c_before == NULL else load_some(c_before + u, size)
+            cell = mixed(zoned(s, row, u, size, KEEPS_C, s.zoneout_cell), old, cell)
+            state = mixed(zoned(s, row, u, size, KEEPS_H, s.zoneout), load_some(s.previous + row * H + u, size), state)
+        store_some(c + u, cell, size)
+        store_some(s.h + row * H + u, state, size)
+        store_some(next + u, state, size)
+        if j >= at.going:
+            store_some(s.c_last + j * H + u, cell, size)
+        u += LANES
 
 
 # One sequence alone.

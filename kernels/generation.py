@@ -9,7 +9,8 @@ import numpy as np
 from . import _generation_float32, _generation_float64
 from ._dispatch import Kernel
 from ._generation_checks import check_generate_tokens
-from .recurrent import gru_forward, lstm_forward, rnn_forward
+from .normalization import layer_norm_forward
+from .recurrent import CellNoise, gru_forward, lstm_forward, lstm_norm_forward, rnn_forward
 
 __all__ = ["generate_tokens"]
 
@@ -57,6 +58,8 @@ def generate_tokens(
     banned=None,
     stop=-1,
     out=None,
+    zoneout=(0.0, 0.0),
+    eps=1e-5,
 ):
     """Generate tokens, each from the model's state after the one before.
 
@@ -65,7 +68,9 @@ def generate_tokens(
     cell : {"rnn", "lstm", "gru"}
     layers : sequence of (W, U, b, bU)
         As in `rnn_forward`, ...; the first W is a table of shape (V, gates * H): one-hot weights, or embedding times
-        weights. b and bU may be None.
+        weights. b and bU may be None. In an LSTM with layer normalisation, (W, U, b, bU, (gain_W, gain, gain_c, shift_c)):
+        gain_W of the norm of what comes from the layer below, the others as in `lstm_norm_forward`. The rows of the first W
+        are normalised already, and gain_W has served there.
     W_out : ndarray of shape (H, V), float32 or float64
     b_out : ndarray of shape (V,), or None
     states : tuple of ndarray of shape (L, N, H)
@@ -91,6 +96,10 @@ def generate_tokens(
     stop : int
         A sequence ends with this token and is filled up with it; -1: none ends.
     out : ndarray of shape (N, T), int64, optional
+    zoneout : pair of floats in [0, 1)
+        The share of their old values that h and c keep at each step, as a `CellNoise` without flags.
+    eps : float
+        Of layer normalisation.
 
     Returns
     -------
@@ -109,17 +118,23 @@ def generate_tokens(
     """
     N, T = draws.shape
     forward = {"rnn": rnn_forward, "lstm": lstm_forward, "gru": gru_forward}[cell].numpy
-    one = np.ones(1, np.int64)
+    one, noise, H = np.ones(1, np.int64), CellNoise(*zoneout), len(W_out)
     for n in range(N):
         token, ended = int(tokens[n]), False
         for t in range(T):
             if ended:
                 out[n, t] = stop
                 continue
-            for i, (W, U, b, bU) in enumerate(layers):
+            for i, (W, U, b, bU, *norm) in enumerate(layers):
                 begin = [state[i, n : n + 1].copy() for state in states]
                 a = W[token : token + 1] if i == 0 else h @ W  # noqa: F821, from the layer below
-                results = forward(a, b, U, bU, *begin, one)
+                if norm:
+                    gain_W, *others = norm[0]
+                    if i:
+                        a = layer_norm_forward.numpy(a, gain_W, np.zeros(4 * H, a.dtype), eps)[0]
+                    results = lstm_norm_forward.numpy(a, b, U, bU, *others, *begin, one, noise=noise, eps=eps)
+                else:
+                    results = forward(a, b, U, bU, *begin, one, noise=noise)
                 h = results[0]
                 for state, last in zip(states, results[-len(states) :], strict=True):
                     state[i, n] = last[0]
@@ -144,6 +159,8 @@ generate_tokens = Kernel(
     ).generate_tokens(cell, layers, W_out, *rest),
     check_generate_tokens,
     flops=lambda cell, layers, W_out, b_out, states, tokens, draws, *_: (
-        2 * draws.size * (W_out.size + sum(U.size for _, U, _, _ in layers) + sum(W.size for W, _, _, _ in layers[1:]))
+        2
+        * draws.size
+        * (W_out.size + sum(layer[1].size for layer in layers) + sum(layer[0].size for layer in layers[1:]))
     ),
 )

@@ -6,7 +6,8 @@
 # by the whole problem's shape.
 
 from cython.parallel cimport prange
-from dd2424fast.kernels._team cimport team_size
+from libc.string cimport memcpy
+from dd2424fast.kernels._team cimport matrix_unit, team_size
 
 cdef enum:
     K_BLOCK = 256      # a panel of 2 vectors and K_BLOCK rows is 32 KiB: it stays in the first cache
@@ -36,6 +37,7 @@ ctypedef struct Product:
     Py_ssize_t vectors     # of columns, the padded last one included
     Py_ssize_t edge        # columns left to `narrow`
     bint in_place          # full panels are read from b without packing
+    bint on_unit           # the matrix unit does it (unit.pxi)
 
 
 cdef inline Py_ssize_t panels_of(Py_ssize_t vectors) noexcept nogil:
@@ -284,9 +286,15 @@ cdef void panels(const Product* p, Py_ssize_t start, Py_ssize_t stop, Py_ssize_t
         row += rows
 
 
+include "unit.pxi"
+
+
 cdef void share(const Product* p, bint by_panels, int part, int parts) noexcept nogil:
     """The part-th of `parts` equal shares of a product."""
     cdef Py_ssize_t start = p.M * part // parts, stop = p.M * (part + 1) // parts, count = panels_of(p.vectors)
+    if p.on_unit:
+        unit_share(p, part, parts)
+        return
     if by_panels:
         panels(p, 0, p.M, count * part // parts, count * (part + 1) // parts)
     elif count:
@@ -353,6 +361,7 @@ cdef void product(Product* p) noexcept nogil:
     p.vectors = (p.N - p.edge + LANES - 1) // LANES
     # Packing pays where a panel serves several tiles of rows; a single panel of a row-major B is as good where it lies.
     p.in_place = p.b_step == 1 and (p.vectors <= 3 or p.M <= 2 * ROWS_2)
+    p.on_unit = unit_pays(p)
     if p.K == 0:
         nothing(p)
         return

@@ -12,10 +12,10 @@ import numpy as np
 from . import _random_float32, _random_float64
 from ._checks import array
 from ._dispatch import Kernel
-from ._random_checks import check_dropout, check_key, check_stream_key
+from ._random_checks import check_dropout, check_key, check_probability, check_stream_key
 from ._random_checks import stream_key as _stream_key_fast
 
-__all__ = ["dropout", "random_bits", "random_normal", "random_uniform", "stream_key"]
+__all__ = ["dropout", "random_bits", "random_flags", "random_normal", "random_uniform", "stream_key"]
 
 _FAST = {"f": _random_float32, "d": _random_float64}
 _LOW = np.uint64(0xFFFFFFFF)
@@ -95,6 +95,11 @@ def _words(key, size):
     return words.reshape(-1)[:size]
 
 
+def _threshold(p):
+    """A word is below it with probability p."""
+    return min(int(p * 4294967296.0 + 0.5), 4294967295)
+
+
 def dropout(x, p, key, out=None):
     """Drop each element with probability p and scale the others: y = x m / (1 - p), m in {0, 1} drawn from the key.
 
@@ -129,8 +134,7 @@ def dropout(x, p, key, out=None):
     ----------
     Srivastava, Hinton, Krizhevsky, Sutskever and Salakhutdinov (2014), section 4 and (for the scaling) section 10.
     """
-    threshold = min(int(p * 4294967296.0 + 0.5), 4294967295)
-    mask = (_words(key, x.size) >= threshold).reshape(x.shape)
+    mask = (_words(key, x.size) >= _threshold(p)).reshape(x.shape)
     return np.multiply(x, mask * x.dtype.type(1 / (1 - p)), out=out)
 
 
@@ -188,6 +192,55 @@ def _check_bits(key, shape, out=None):
 
 
 random_bits = Kernel(random_bits, lambda key, shape, out: _random_float32.random_bits(key, out), _check_bits)
+
+
+def random_flags(key, probabilities, shape, out=None):
+    """Draw independent flags for each element, one in each bit of a byte: bit k is 1 with probabilities[k].
+
+    Parameters
+    ----------
+    key : int
+        From `stream_key`.
+    probabilities : sequence of at most 8 floats
+        Each in [0, 1), to the nearest 2**-32. Bits without one are 0.
+    shape : int or tuple of int
+    out : ndarray of uint8 of this shape, optional
+
+    Returns
+    -------
+    ndarray of uint8
+
+    Notes
+    -----
+    Bit k of element i is 1 where word i of the stream of `stream_key(key, k, 0)` is below probabilities[k] 2**32. A
+    probability of 0 draws nothing.
+    """
+    out[...] = 0
+    for k, p in enumerate(probabilities):
+        if p:
+            out |= (
+                ((_words(stream_key.numpy(key, k, 0), out.size) < _threshold(p)) << k).astype(np.uint8).reshape(shape)
+            )
+    return out
+
+
+def _check_flags(key, probabilities, shape, out=None):
+    key, shape = check_key(key), _shape(shape)
+    if not isinstance(probabilities, tuple | list) or len(probabilities) > 8:
+        raise TypeError(f"probabilities: expected a sequence of at most 8 numbers, got {probabilities!r}")
+    probabilities = tuple([check_probability(f"probabilities[{k}]", p) for k, p in enumerate(probabilities)])
+    out = np.empty(shape, np.uint8) if out is None else array("out", out, shape, np.dtype(np.uint8), True)
+    return key, probabilities, shape, out
+
+
+random_flags = Kernel(
+    random_flags,
+    lambda key, probabilities, shape, out: _random_float32.random_flags(
+        [_stream_key_fast(key, k, 0) for k in range(len(probabilities))], probabilities, out
+    ),
+    _check_flags,
+    traffic=lambda key, probabilities, shape, out: out.nbytes,
+)
 
 
 def random_uniform(key, shape, dtype=np.float32, out=None):

@@ -10,8 +10,12 @@ Axes: T steps, B sequences, R = sum(counts) rows, D inputs, H hidden units, V ro
 itself for one-hot input, or embedding times W. Biases of both parts are added here. Gates stand side by side in
 PyTorch's order: i, f, g, o in an LSTM, r, z, n in a GRU.
 
+Zoneout and recurrent dropout come as a `CellNoise`; an LSTM with layer normalisation is a pair of kernels of its own.
+
 The derivations and the measured speed are in docs/kernels/recurrent.md.
 """
+
+from typing import NamedTuple
 
 import numpy as np
 
@@ -21,6 +25,8 @@ from ._recurrent_checks import (
     check_gru_forward,
     check_lstm_backward,
     check_lstm_forward,
+    check_lstm_norm_backward,
+    check_lstm_norm_forward,
     check_rnn_backward,
     check_rnn_forward,
     check_scatter_rows,
@@ -30,16 +36,61 @@ from ._recurrent_checks import (
 from .activations import activation_forward
 
 __all__ = [
+    "CellNoise",
     "gru_backward",
     "gru_forward",
     "lstm_backward",
     "lstm_forward",
+    "lstm_norm_backward",
+    "lstm_norm_forward",
     "rnn_backward",
     "rnn_forward",
     "scatter_rows",
     "take_rows",
     "work_size",
 ]
+
+
+class CellNoise(NamedTuple):
+    """Zoneout and recurrent dropout: what a pass through time does with the new states and candidates.
+
+        h <- keep h_{t-1} + (1 - keep) h      keep = 1 with probability `zoneout`, for each unit of each row
+        c <- keep c_{t-1} + (1 - keep) c      likewise with `zoneout_cell`; h is made of the c before this
+        g <- g m / (1 - dropout)              m = 0 with probability `dropout`; of a GRU its n
+
+    Without `flags`, as in use, keep is its expectation, the probability itself, and dropout does nothing.
+
+    Parameters
+    ----------
+    zoneout, zoneout_cell : float in [0, 1)
+        Krueger et al. 2017, arXiv:1606.01305, section 3.3. The second is an LSTM's.
+    dropout : float in [0, 1)
+        Semeniuta, Severyn and Barth 2016, arXiv:1603.05118, equation 10. Not for a vanilla RNN, whose state is not a sum.
+    flags : ndarray of shape (R, H), uint8, or None
+        Bit 0: h keeps its old value; bit 1: c does; bit 2: the candidate is dropped. `random_flags` draws them from the
+        first three fields. A backward pass needs those of its forward pass.
+    """
+
+    zoneout: float = 0.0
+    zoneout_cell: float = 0.0
+    dropout: float = 0.0
+    flags: np.ndarray | None = None
+
+
+def _noise_of(noise, start, stop, dtype):
+    """(keep of h, keep of c, factor of the candidate) for these rows; numbers where the rows do not matter."""
+    if noise is None:
+        return 0, 0, 1
+    zoneout, zoneout_cell, dropout, flags = noise
+    if flags is None:
+        return zoneout, zoneout_cell, 1
+    keep_h, keep_c, dropped = (((flags[start:stop] >> bit) & 1).astype(dtype) for bit in range(3))
+    return keep_h, keep_c, (1 - dropped) * dtype.type(1 / (1 - dropout))
+
+
+def _mixed(keep, old, new):
+    """What zoneout makes of a state."""
+    return new if np.ndim(keep) == 0 and keep == 0 else keep * old + (1 - keep) * new
 
 
 def _sigmoid(z):
@@ -68,7 +119,7 @@ def _inputs(a, ids, start, stop, *biases):
 # ---- vanilla RNN -----------------------------------------------------------------------------------------------------
 
 
-def rnn_forward(a, b, U, bU, h0, counts, ids=None, h=None, previous=None, h_last=None, work=None):
+def rnn_forward(a, b, U, bU, h0, counts, ids=None, h=None, previous=None, h_last=None, work=None, noise=None):
     """Run a vanilla RNN (Elman 1990) over sequences.
 
         h_t = tanh(a_t + b + h_{t-1} U + bU)
@@ -87,6 +138,7 @@ def rnn_forward(a, b, U, bU, h0, counts, ids=None, h=None, previous=None, h_last
     h_last : ndarray of shape (B, H), optional
     work : ndarray of at least `work_size` elements, optional
         Scratch memory.
+    noise : CellNoise, optional
 
     Returns
     -------
@@ -110,12 +162,13 @@ def rnn_forward(a, b, U, bU, h0, counts, ids=None, h=None, previous=None, h_last
     for start, stop in _steps(counts):
         state = h_last[: stop - start]
         previous[start:stop] = state
-        np.tanh(_inputs(a, ids, start, stop, b, bU) + state @ U, out=h[start:stop])
-        state[...] = h[start:stop]
+        new = np.tanh(_inputs(a, ids, start, stop, b, bU) + state @ U)
+        state[...] = new if noise is None else _mixed(_noise_of(noise, start, stop, h.dtype)[0], state, new)
+        h[start:stop] = state
     return h, previous, h_last
 
 
-def rnn_backward(dh, dh_last, U, h, counts, da=None, dh0=None, work=None):
+def rnn_backward(dh, dh_last, U, h, counts, da=None, dh0=None, work=None, noise=None):
     """Backward pass of `rnn_forward` through time.
 
         da_t = (dh_t + da_{t+1} U^T) (1 - h_t^2)
@@ -137,6 +190,8 @@ def rnn_backward(dh, dh_last, U, h, counts, da=None, dh0=None, work=None):
     dh0 : ndarray of shape (B, H), optional
         Holds the result; may be dh_last.
     work : ndarray of at least `work_size` elements, optional
+    noise : CellNoise, optional
+        As the forward pass had it.
 
     Returns
     -------
@@ -150,9 +205,12 @@ def rnn_backward(dh, dh_last, U, h, counts, da=None, dh0=None, work=None):
     """
     _begin(dh0, dh_last)
     for start, stop in reversed(_steps(counts)):
-        state = h[start:stop]
-        da[start:stop] = (dh[start:stop] + dh0[: stop - start]) * (1 - state * state)
-        np.matmul(da[start:stop], U.T, out=dh0[: stop - start])
+        state, carried = h[start:stop], dh0[: stop - start]
+        keep = _noise_of(noise, start, stop, h.dtype)[0]
+        d = dh[start:stop] + carried
+        # Where zoneout kept the old state, h is not the tanh, but then nothing passes through it.
+        da[start:stop] = (d - keep * d) * (1 - state * state)
+        carried[...] = keep * d + da[start:stop] @ U.T
     return da, dh0
 
 
@@ -175,6 +233,7 @@ def lstm_forward(
     h_last=None,
     c_last=None,
     work=None,
+    noise=None,
 ):
     """Run an LSTM over sequences.
 
@@ -197,6 +256,7 @@ def lstm_forward(
     h_last, c_last : ndarrays of shape (B, H), optional
     work : ndarray of at least `work_size` elements, optional
         Scratch memory.
+    noise : CellNoise, optional
 
     Returns
     -------
@@ -230,13 +290,15 @@ def lstm_forward(
         np.tanh(z[:, 2 * H : 3 * H], out=now[:, 2 * H : 3 * H])
         now[:, 3 * H :] = _sigmoid(z[:, 3 * H :])
         i, f, g, o = (now[:, k * H : (k + 1) * H] for k in range(4))
-        cell[...] = f * cell + i * g
-        state[...] = o * np.tanh(cell)
+        keep_h, keep_c, factor = _noise_of(noise, start, stop, h.dtype)
+        new = f * cell + i * (factor * g)
+        state[...] = _mixed(keep_h, state, o * np.tanh(new))
+        cell[...] = _mixed(keep_c, cell, new)
         c[start:stop], h[start:stop] = cell, state
     return h, previous, gates, c, h_last, c_last
 
 
-def lstm_backward(dh, dh_last, dc_last, U, gates, c, c0, counts, da=None, dh0=None, dc0=None, work=None):
+def lstm_backward(dh, dh_last, dc_last, U, gates, c, c0, counts, da=None, dh0=None, dc0=None, work=None, noise=None):
     """Backward pass of `lstm_forward` through time.
 
         dh_t += da_{t+1} U^T
@@ -262,6 +324,8 @@ def lstm_backward(dh, dh_last, dc_last, U, gates, c, c0, counts, da=None, dh0=No
     dh0, dc0 : ndarrays of shape (B, H), optional
         Hold the results; may be dh_last and dc_last.
     work : ndarray of at least `work_size` elements, optional
+    noise : CellNoise, optional
+        As the forward pass had it.
 
     Returns
     -------
@@ -281,21 +345,229 @@ def lstm_backward(dh, dh_last, dc_last, U, gates, c, c0, counts, da=None, dh0=No
         n = stop - start
         i, f, g, o = (gates[start:stop, k * H : (k + 1) * H] for k in range(4))
         before = c[steps[t - 1][0] :][:n] if t else np.zeros_like(dc0[:n]) if c0 is None else c0[:n]
-        squashed = np.tanh(c[start:stop])
-        d = dh[start:stop] + dh0[:n]
-        dc = dc0[:n] + d * o * (1 - squashed * squashed)
-        dc0[:n] = dc * f
-        parts = dc * g * i * (1 - i), dc * before * f * (1 - f), dc * i * (1 - g * g), d * squashed * o * (1 - o)
-        np.concatenate(parts, axis=1, out=da[start:stop])
-        np.matmul(da[start:stop], U.T, out=dh0[:n])
+        keep_h, keep_c, factor = _noise_of(noise, start, stop, dh.dtype)
+        squashed = np.tanh(c[start:stop] if noise is None else f * before + i * (factor * g))
+        d, dc = dh[start:stop] + dh0[:n], dc0[:n].copy()
+        kept, kept_c = keep_h * d, keep_c * dc
+        d, dc = d - kept, dc - kept_c
+        dc += d * o * (1 - squashed * squashed)
+        dc0[:n] = kept_c + dc * f
+        di, df, dg = dc * (factor * g) * i * (1 - i), dc * before * f * (1 - f), dc * factor * i * (1 - g * g)
+        np.concatenate([di, df, dg, d * squashed * o * (1 - o)], axis=1, out=da[start:stop])
+        dh0[:n] = kept + da[start:stop] @ U.T
     return da, dh0, dc0
+
+
+def _normalised(x, eps):
+    """x over its last axis with mean 0 and variance 1; mean and 1 / sqrt(variance + eps)."""
+    mean = x.mean(axis=1, keepdims=True)
+    x = x - mean
+    rstd = 1 / np.sqrt((x * x).mean(axis=1, keepdims=True) + x.dtype.type(eps))
+    return x * rstd, mean, rstd
+
+
+def _before_normalisation(dy, y, rstd):
+    """Backward pass of `_normalised`."""
+    return rstd * (dy - dy.mean(axis=1, keepdims=True) - y * (dy * y).mean(axis=1, keepdims=True))
+
+
+def lstm_norm_forward(
+    a,
+    b,
+    U,
+    bU,
+    gain,
+    gain_c,
+    shift_c,
+    h0,
+    c0,
+    counts,
+    ids=None,
+    h=None,
+    previous=None,
+    gates=None,
+    c=None,
+    sums=None,
+    statistics=None,
+    h_last=None,
+    c_last=None,
+    work=None,
+    noise=None,
+    eps=1e-5,
+):
+    """Run an LSTM with layer normalisation over sequences.
+
+        N(v)         = (v - mean(v)) / sqrt(var(v) + eps)                over all elements of v
+        [i, f, g, o] = s(a_t + b + N(h_{t-1} U) gain + bU)    s: the logistic function, tanh for g
+        c_t = f c_{t-1} + i g
+        h_t = o tanh(N(c_t) gain_c + shift_c)
+
+    The input's part is normalised before: a = N(x W) times its gain, `layer_norm_forward`'s business. So a table of
+    tokens is normalised once for its V rows, however many read them.
+
+    Parameters
+    ----------
+    a, b, U, bU, h0, c0, counts, ids : see `lstm_forward`
+        b and bU are the shifts that belong to the norms of x W and of h U.
+    gain : ndarray of shape (4H,)
+    gain_c, shift_c : ndarrays of shape (H,)
+    h, previous, c : ndarrays of shape (R, H), optional
+    gates, sums : ndarrays of shape (R, 4H), optional
+    statistics : ndarray of shape (R, 4), optional
+    h_last, c_last : ndarrays of shape (B, H), optional
+    work : ndarray of at least `work_size(4, H, B)` elements, optional
+        Scratch memory.
+    noise : CellNoise, optional
+    eps : float
+
+    Returns
+    -------
+    h, previous, gates, c, sums, statistics, h_last, c_last : ndarrays
+        As `lstm_forward`; sums is h_{t-1} U, statistics its mean and 1 / sqrt(var + eps), then those of c_t (before
+        zoneout), for the backward pass.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument has the wrong type, dtype, shape or range; the message names it, what came and what was expected.
+
+    Notes
+    -----
+    8 R H^2 floating-point operations. Ba, Kiros and Hinton 2016, arXiv:1607.06450, equations 20 to 22 of the supplement,
+    whose b is the sum of b and bU here.
+    """
+    H = U.shape[0]
+    _begin(h_last, h0)
+    _begin(c_last, c0)
+    for start, stop in _steps(counts):
+        state, cell = h_last[: stop - start], c_last[: stop - start]
+        previous[start:stop] = state
+        sums[start:stop] = state @ U
+        normal, statistics[start:stop, 0:1], statistics[start:stop, 1:2] = _normalised(sums[start:stop], eps)
+        z = _inputs(a, ids, start, stop, b, bU) + normal * gain
+        now = gates[start:stop]
+        now[:, : 2 * H] = _sigmoid(z[:, : 2 * H])
+        np.tanh(z[:, 2 * H : 3 * H], out=now[:, 2 * H : 3 * H])
+        now[:, 3 * H :] = _sigmoid(z[:, 3 * H :])
+        i, f, g, o = (now[:, k * H : (k + 1) * H] for k in range(4))
+        keep_h, keep_c, factor = _noise_of(noise, start, stop, h.dtype)
+        new = f * cell + i * (factor * g)
+        normal, statistics[start:stop, 2:3], statistics[start:stop, 3:4] = _normalised(new, eps)
+        state[...] = _mixed(keep_h, state, o * np.tanh(normal * gain_c + shift_c))
+        cell[...] = _mixed(keep_c, cell, new)
+        c[start:stop], h[start:stop] = cell, state
+    return h, previous, gates, c, sums, statistics, h_last, c_last
+
+
+def lstm_norm_backward(
+    dh,
+    dh_last,
+    dc_last,
+    U,
+    gain,
+    gain_c,
+    shift_c,
+    gates,
+    c,
+    c0,
+    sums,
+    statistics,
+    counts,
+    da=None,
+    du=None,
+    dgain=None,
+    dgain_c=None,
+    dshift_c=None,
+    dh0=None,
+    dc0=None,
+    work=None,
+    noise=None,
+):
+    """Backward pass of `lstm_norm_forward` through time.
+
+    da belongs to a + b and to bU, du to h_{t-1} U: dU = previous^T du, db = dbU = sum over the rows of da. The
+    derivation is in docs/kernels/recurrent.md.
+
+    Parameters
+    ----------
+    dh : ndarray of shape (R, H), float32 or float64
+        Gradient with respect to h.
+    dh_last, dc_last : ndarrays of shape (B, H), or None for zeros
+        Gradients with respect to h_last and c_last.
+    U, gain, gain_c, shift_c, c0, counts : as `lstm_norm_forward` had them
+    gates, c, sums, statistics : as it returned them
+    da, du : ndarrays of shape (R, 4H), optional
+        Hold the results; da may be gates, du may be sums.
+    dgain : ndarray of shape (4H,), optional
+    dgain_c, dshift_c : ndarrays of shape (H,), optional
+        Hold the results.
+    dh0, dc0 : ndarrays of shape (B, H), optional
+        Hold the results; may be dh_last and dc_last.
+    work : ndarray of at least `work_size(4, H, B)` elements, optional
+    noise : CellNoise, optional
+        As the forward pass had it.
+
+    Returns
+    -------
+    da, du : ndarrays of shape (R, 4H)
+    dgain, dgain_c, dshift_c : ndarrays
+    dh0, dc0 : ndarrays of shape (B, H)
+
+    Notes
+    -----
+    8 R H^2 floating-point operations.
+    """
+    H = U.shape[0]
+    _begin(dh0, dh_last)
+    _begin(dc0, dc_last)
+    for total in (dgain, dgain_c, dshift_c):
+        total[...] = 0
+    steps = _steps(counts)
+    for t in reversed(range(len(steps))):
+        start, stop = steps[t]
+        n = stop - start
+        i, f, g, o = (gates[start:stop, k * H : (k + 1) * H] for k in range(4))
+        before = c[steps[t - 1][0] :][:n] if t else np.zeros_like(dc0[:n]) if c0 is None else c0[:n]
+        mean, rstd, mean_c, rstd_c = (statistics[start:stop, k : k + 1] for k in range(4))
+        keep_h, keep_c, factor = _noise_of(noise, start, stop, dh.dtype)
+        normal = (f * before + i * (factor * g) - mean_c) * rstd_c
+        squashed = np.tanh(normal * gain_c + shift_c)
+        d, dc = dh[start:stop] + dh0[:n], dc0[:n].copy()
+        kept, kept_c = keep_h * d, keep_c * dc
+        d, dc = d - kept, dc - kept_c
+        dshifted = d * o * (1 - squashed * squashed)
+        dgain_c += (dshifted * normal).sum(axis=0)
+        dshift_c += dshifted.sum(axis=0)
+        dc += _before_normalisation(dshifted * gain_c, normal, rstd_c)
+        dc0[:n] = kept_c + dc * f
+        di, df, dg = dc * (factor * g) * i * (1 - i), dc * before * f * (1 - f), dc * factor * i * (1 - g * g)
+        now = da[start:stop]
+        np.concatenate([di, df, dg, d * squashed * o * (1 - o)], axis=1, out=now)
+        normal = (sums[start:stop] - mean) * rstd
+        dgain += (now * normal).sum(axis=0)
+        du[start:stop] = _before_normalisation(now * gain, normal, rstd)
+        dh0[:n] = kept + du[start:stop] @ U.T
+    return da, du, dgain, dgain_c, dshift_c, dh0, dc0
 
 
 # ---- GRU -------------------------------------------------------------------------------------------------------------
 
 
 def gru_forward(
-    a, b, U, bU, h0, counts, ids=None, h=None, previous=None, gates=None, candidate=None, h_last=None, work=None
+    a,
+    b,
+    U,
+    bU,
+    h0,
+    counts,
+    ids=None,
+    h=None,
+    previous=None,
+    gates=None,
+    candidate=None,
+    h_last=None,
+    work=None,
+    noise=None,
 ):
     """Run a GRU over sequences; the reset gate acts behind the product, as in PyTorch.
 
@@ -319,6 +591,7 @@ def gru_forward(
     h_last : ndarray of shape (B, H), optional
     work : ndarray of at least `work_size` elements, optional
         Scratch memory.
+    noise : CellNoise, optional
 
     Returns
     -------
@@ -351,12 +624,14 @@ def gru_forward(
         now[:, : 2 * H] = _sigmoid(x[:, : 2 * H] + y[:, : 2 * H])
         r, z, n = (now[:, k * H : (k + 1) * H] for k in range(3))
         np.tanh(x[:, 2 * H :] + r * y[:, 2 * H :], out=n)
-        state[...] = n + z * (state - n)
+        keep, _, factor = _noise_of(noise, start, stop, h.dtype)
+        n = factor * n
+        state[...] = _mixed(keep, state, n + z * (state - n))
         h[start:stop] = state
     return h, previous, gates, candidate, h_last
 
 
-def gru_backward(dh, dh_last, U, previous, gates, candidate, counts, da=None, du=None, dh0=None, work=None):
+def gru_backward(dh, dh_last, U, previous, gates, candidate, counts, da=None, du=None, dh0=None, work=None, noise=None):
     """Backward pass of `gru_forward` through time.
 
         dh_t += dh_{t+1} z_{t+1} + du_{t+1} U^T
@@ -382,6 +657,8 @@ def gru_backward(dh, dh_last, U, previous, gates, candidate, counts, da=None, du
     dh0 : ndarray of shape (B, H), optional
         Holds the result; may be dh_last.
     work : ndarray of at least `work_size` elements, optional
+    noise : CellNoise, optional
+        As the forward pass had it.
 
     Returns
     -------
@@ -397,10 +674,13 @@ def gru_backward(dh, dh_last, U, previous, gates, candidate, counts, da=None, du
     for start, stop in reversed(_steps(counts)):
         carried = dh0[: stop - start]
         r, z, n = (gates[start:stop, k * H : (k + 1) * H] for k in range(3))
+        keep, _, factor = _noise_of(noise, start, stop, dh.dtype)
         d = dh[start:stop] + carried
-        direct = d * z
-        dn = d * (1 - z) * (1 - n * n)
-        dz = d * (previous[start:stop] - n) * z * (1 - z)
+        kept = keep * d
+        d = d - kept
+        direct = kept + d * z
+        dn = d * (1 - z) * factor * (1 - n * n)
+        dz = d * (previous[start:stop] - factor * n) * z * (1 - z)
         dr, dq = dn * candidate[start:stop] * r * (1 - r), dn * r
         np.concatenate([dr, dz, dn], axis=1, out=da[start:stop])
         np.concatenate([dr, dz, dq], axis=1, out=du[start:stop])
@@ -467,6 +747,18 @@ lstm_forward = Kernel(
 )
 lstm_backward = Kernel(
     lstm_backward, "recurrent", check_lstm_backward, flops=lambda dh, dh_last, dc_last, U, *_: 8 * dh.size * len(U)
+)
+lstm_norm_forward = Kernel(
+    lstm_norm_forward,
+    "recurrent",
+    check_lstm_norm_forward,
+    flops=lambda a, b, U, bU, gain, gain_c, shift_c, h0, c0, counts, ids, h, *_: 8 * h.size * len(U),
+)
+lstm_norm_backward = Kernel(
+    lstm_norm_backward,
+    "recurrent",
+    check_lstm_norm_backward,
+    flops=lambda dh, dh_last, dc_last, U, *_: 8 * dh.size * len(U),
 )
 gru_forward = Kernel(
     gru_forward, "recurrent", check_gru_forward, flops=lambda a, b, U, bU, h0, counts, ids, h, *_: 6 * h.size * len(U)

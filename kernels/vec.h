@@ -128,6 +128,16 @@ ALWAYS_INLINE ptrdiff_t vec_misaligned(const real *p) {
 
 /* where(mask, a, b): mask is what a comparison of two vectors gives (all bits set, or none). */
 ALWAYS_INLINE vec vec_where(ivec mask, vec a, vec b) { return (vec)((mask & (ivec)a) | (~mask & (ivec)b)); }
+/* Bytes of flags, one for each lane: the first n of them (1 <= n <= LANES), the others 0. */
+ALWAYS_INLINE ivec vec_load_flags(const uint8_t *p, ptrdiff_t n) {
+    typedef uint8_t bytes __attribute__((vector_size(LANES), aligned(1), may_alias));
+    bytes b = {0};
+    if (n == LANES) b = *(const bytes *)p;
+    else memcpy(&b, p, (size_t)n);
+    return __builtin_convertvector(b, ivec);
+}
+/* 1 in the lanes whose byte has the bit, 0 in the others. */
+ALWAYS_INLINE vec vec_flag(ivec flags, int bit) { return vec_where((flags & bit) != 0, vec_set(1), vec_zero()); }
 /* NaN in `a` stays: the comparison is false for it. x86 has just that in one instruction. */
 #if VECTOR_BYTES == 64 && DD_REAL_BITS == 64
 ALWAYS_INLINE vec vec_max(vec a, vec b) { return (vec)_mm512_max_pd((__m512d)b, (__m512d)a); }

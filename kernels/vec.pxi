@@ -29,6 +29,8 @@ cdef extern from "vec.h" nogil:
     vec vec_max_all(vec)
     vec vec_abs(vec)
     vec vec_where(ivec, vec, vec)
+    ivec vec_load_flags(const unsigned char*, Py_ssize_t)
+    vec vec_flag(ivec, int)
     vec vec_max(vec, vec)
     vec vec_min(vec, vec)
     vec vec_divide(vec, vec)

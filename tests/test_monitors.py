@@ -10,6 +10,8 @@ import pytest
 import dd2424fast as dd
 from dd2424fast.callbacks import Callback, Checkpoint, GradientFlow, LossCurve, SampleText
 from dd2424fast.data import TextCorpus
+from dd2424fast.nn.module import Workspace
+from dd2424fast.nn.recurrent import full_rows
 
 TEXT = "First came one word, then another word; first and last: the word.\n" * 30
 
@@ -243,6 +245,62 @@ def test_gradient_flow_equals_unrolled_pytorch(cell, layers, bidirectional, ragg
     for name, norms in expected.items():
         np.testing.assert_allclose(report.sequences[name], norms, rtol=1e-9, atol=1e-15, err_msg=name)
         np.testing.assert_allclose(report.norms[name], np.linalg.norm(norms, axis=0), rtol=1e-9)
+
+
+def test_gradient_flow_of_a_normalised_lstm():
+    """dL/dh_t: from above, and the gradient of the initial state of all that follows."""
+    rng = np.random.default_rng(3)
+    layer = dd.nn.LSTM(3, 5, layer_norm=True, dtype="float64", seed=1)
+    x, target = rng.standard_normal((2, 6, 3)), rng.standard_normal((2, 6, 5))
+    norms = dd.gradient_flow(layer, x, target).sequences["l0"]
+    dy = 2 * (layer.forward(x)[0] - target) / target.size
+    for t in range(6):
+        total = dy[:, t].copy()
+        if t < 5:
+            _, state = layer.forward(x[:, : t + 1])
+            layer.forward(x[:, t + 1 :], state)
+            total += layer.backward(dy[:, t + 1 :], return_dstate=True)[1][0][0]
+        np.testing.assert_allclose(norms[:, t], np.linalg.norm(total, axis=1), rtol=1e-10)
+
+
+@pytest.mark.parametrize("cell", ["RNN", "LSTM", "GRU"])
+def test_gradient_flow_under_zoneout(cell):
+    """The same, with the kernels and the flags of that update: half of the units keep their old value."""
+    rng = np.random.default_rng(3)
+    noise = {"zoneout": 0.5, **({} if cell == "RNN" else {"recurrent_dropout": 0.3})}
+    layer = getattr(dd.nn, cell)(3, 5, dtype="float64", seed=1, **noise)
+    x, target = rng.standard_normal((2, 6, 3)), rng.standard_normal((2, 6, 5))
+    norms = dd.gradient_flow(layer, x, target, seed=7, update=4).sequences["l0"]
+
+    work = Workspace(training=True)
+    work.seed, work.update = 7, 4
+    noise, counts = layer._noise(0, full_rows(2, 6), work), np.full(6, 2)
+    assert 10 < (noise.flags & 1).sum() < 50
+    W, U, b, bU = layer.weight_ih_l0, layer.weight_hh_l0, layer.bias_ih_l0, layer.bias_hh_l0
+    a = np.ascontiguousarray(x.transpose(1, 0, 2)).reshape(12, 3) @ W
+    forward = getattr(dd.kernels, f"{cell.lower()}_forward")
+    h, previous, *kept = forward(a, b, U, bU, *(None,) * len(layer.states), counts, noise=noise)
+    dh = 2 * (h - target.transpose(1, 0, 2).reshape(12, 5)) / target.size
+    for t in range(6):
+        rest = slice(2 * t + 2, None)
+        total = dh[2 * t : 2 * t + 2].copy()
+        if t < 5:
+            tail = counts[t + 1 :], *(None,) * {"RNN": 3, "LSTM": 4, "GRU": 4}[cell]
+            noise_there = noise._replace(flags=noise.flags[rest])
+            if cell == "RNN":
+                total += dd.kernels.rnn_backward(dh[rest].copy(), None, U, h[rest], *tail, noise_there)[1]
+            elif cell == "LSTM":
+                gates, c = kept[:2]
+                first = c[2 * t : 2 * t + 2]
+                total += dd.kernels.lstm_backward(
+                    dh[rest].copy(), None, None, U, gates[rest], c[rest], first, *tail, noise_there
+                )[1]
+            else:
+                gates, q = kept[:2]
+                total += dd.kernels.gru_backward(
+                    dh[rest].copy(), None, U, previous[rest], gates[rest], q[rest], *tail, noise_there
+                )[2]
+        np.testing.assert_allclose(norms[:, t], np.linalg.norm(total, axis=1), rtol=1e-10)
 
 
 @pytest.mark.parametrize("cell", ["rnn", "lstm", "gru"])

@@ -9,7 +9,7 @@ import numpy as np
 from ..configuration import Configured, array_of, integer_in, positive_integer
 
 # Pseudo-random streams under one seed: what is drawn for one purpose never repeats what is drawn for another.
-INITIAL_WEIGHTS, DROPOUT, SHUFFLE, AUGMENTATION, GENERATION = range(5)
+INITIAL_WEIGHTS, DROPOUT, SHUFFLE, AUGMENTATION, GENERATION, CELL_NOISE = range(6)
 
 
 def generator(seed, *key):
@@ -202,6 +202,7 @@ class Module(Configured):
         self._training = True
         self._own = {}
         self._own_buffers = {}
+        self._tied = {}  # parameters of other modules that this one uses under a name of its own
         self._forget()
 
     @property
@@ -518,13 +519,14 @@ class Module(Configured):
         then its buffers."""
         for path, module in self.modules():
             dot = f"{path}." if path else ""
-            for name, parameter in module._own.items():
+            for name, parameter in (*module._tied.items(), *module._own.items()):
                 yield dot + name, parameter.value, parameter.transposed
             for name, buffer in module._own_buffers.items():
                 yield dot + name, buffer, False
 
     def state_dict(self):
-        """Copies of all parameters and running statistics, in PyTorch's names, order and shapes."""
+        """Copies of all parameters and running statistics, in PyTorch's names, order and shapes; of a tied one under
+        each of its names."""
         return {path: np.array(a.T if transposed else a, order="C") for path, a, transposed in self._entries()}
 
     def gradient_dict(self):
@@ -540,7 +542,8 @@ class Module(Configured):
         Parameters
         ----------
         state : mapping from name to array
-            As `state_dict` gives it, or a PyTorch module's. Nothing is changed unless all of it fits.
+            As `state_dict` gives it, or a PyTorch module's. Nothing is changed unless all of it fits. Of a tied parameter
+            one name is enough; several must agree.
         strict : bool
             False admits missing and extra names; shapes must fit all the same.
 
@@ -555,9 +558,12 @@ class Module(Configured):
         given = {
             name: _as_array(name, value) for name, value in state.items() if not name.endswith("num_batches_tracked")
         }
+        names_of = {}  # each array: a tied one has several
+        for name, (a, _) in entries.items():
+            names_of.setdefault(id(a), []).append(name)
         problems = []
         if strict:
-            problems += [f"missing {name}" for name in entries if name not in given]
+            problems += [f"missing {names[0]}" for names in names_of.values() if not given.keys() & names]
             problems += [f"unexpected {name}" for name in given if name not in entries]
         for name in entries.keys() & given.keys():
             a, transposed = entries[name]
@@ -566,6 +572,13 @@ class Module(Configured):
                 problems.append(f"{name} has dtype {given[name].dtype}, expected numbers")
             if given[name].shape != expected:
                 problems.append(f"{name} has shape {given[name].shape}, expected {expected}")
+        for names in names_of.values():
+            first, *others = [name for name in names if name in given] or names
+            problems += [
+                f"{name} is tied to {first}, but differs"
+                for name in others
+                if name in given and not np.array_equal(given[name], given[first])
+            ]
         if problems:
             raise ValueError(f"state: does not fit {type(self).__name__}: {'; '.join(sorted(problems))}")
         for name in entries.keys() & given.keys():

@@ -8,8 +8,10 @@ import numpy as np
 from .. import kernels
 from ..configuration import array_of, positive_integer, real_in
 from ..kernels.recurrent import work_size
-from .layers import normal, uniform
-from .module import DROPOUT, Module, _pass
+from .layers import Linear, normal, uniform
+from .module import CELL_NOISE, DROPOUT, Module, _pass
+
+_UINT8 = np.dtype(np.uint8)
 
 
 class Rows:
@@ -151,8 +153,64 @@ class Embedding(Module):
         kernels.scatter_rows(dy.reshape(-1, self.dim), work.saved[self], self._weight.gradient)
 
 
+class TiedLinear(Linear):
+    """y = x E^T + b, where the rows of E are the vectors of an embedding: one parameter under two names (Press and Wolf
+    2017, arXiv:1608.05859).
+
+    Parameters
+    ----------
+    embedding : Embedding
+    bias : bool
+    dtype, seed : see Module
+    """
+
+    def __init__(self, embedding, bias=True, *, dtype="float32", seed=None):
+        Module.__init__(self, dtype=dtype, seed=seed)
+        self.in_features, self.out_features = embedding.dim, embedding.n
+        self._tied = {"weight": embedding._own["weight"]}
+        self._bias = None
+        if bias:
+            self.add("bias", (embedding.n,), partial(uniform, embedding.dim**-0.5))
+            self._bias = self._own["bias"]
+
+    @property
+    def weight(self):
+        """E^T, a view of the embedding's vectors."""
+        return self._tied["weight"].value.T
+
+    @weight.setter
+    def weight(self, value):
+        self._tied["weight"].value.T[...] = value
+
+    def matrix(self, work):
+        """E^T in memory of its own, as products read it."""
+        W = work.array(self, "W", (self.in_features, self.out_features), self.dtype)
+        W[...] = self.weight
+        return W
+
+    def _forward(self, x, work):
+        y, W = work.array(self, "y", (x.shape[0], self.out_features), self.dtype), self.matrix(work)
+        kernels.linear_forward(x, W, None if self._bias is None else self._bias.value, "identity", y)
+        if work.training:
+            work.saved[self] = x, W
+        return y
+
+    def _backward(self, dy, work, need_dx):
+        """The weight's gradient waits for `add_gradient`: the embedding overwrites its own."""
+        x, W = work.saved[self]
+        dx = work.array(self, "dx", x.shape, self.dtype) if need_dx else None
+        dW = work.array(self, "dW", W.shape, self.dtype)
+        db = None if self._bias is None else self._bias.gradient
+        kernels.linear_backward(dy, x, W, dx, dW, db, need_dx, db is not None)
+        return dx
+
+    def add_gradient(self, work):
+        """Add the latest backward pass's part to the gradient of the embedding's vectors."""
+        self._tied["weight"].gradient += work.array(self, "dW", self.weight.shape, self.dtype).T
+
+
 class _Strand:
-    """One layer in one direction: its four parameters, and the order of kernels."""
+    """One layer in one direction: its parameters, and the order of kernels."""
 
     def __init__(self, owner, suffix):
         self.gates, self.hidden = owner.gates, owner.hidden_size
@@ -183,11 +241,12 @@ class _Strand:
         work.saved[self, "memory"] = (rows, table), memory
         return memory
 
-    def forward(self, x, ids, counts, initial, last, work):
+    def forward(self, x, ids, counts, initial, last, work, noise):
         """Run; returns h of every row.
 
         x : rows, or the table that ids index (already the input's part of the gates)
         initial, last : for each state (B, H): where to begin (or None: zeros), and where to put the last ones
+        noise : CellNoise or None
         """
         rows = len(x) if ids is None else len(ids)
         gates, h, previous, c, _, scratch = memory = self._memory(rows, ids is not None, work)
@@ -195,15 +254,13 @@ class _Strand:
         b, bU = (None, None) if self.b is None else (self.b.value, self.bU.value)
         U = self.U.value
         if self.cell == "rnn":
-            kernels.rnn_forward(a, b, U, bU, initial[0], counts, ids, h, previous, last[0], scratch)
+            kernels.rnn_forward(a, b, U, bU, initial[0], counts, ids, h, previous, last[0], scratch, noise)
         elif self.cell == "lstm":
-            kernels.lstm_forward(
-                a, b, U, bU, initial[0], initial[1], counts, ids, h, previous, gates, c, last[0], last[1], scratch
-            )
+            kernels.lstm_forward(a, b, U, bU, *initial, counts, ids, h, previous, gates, c, *last, scratch, noise)
         else:
-            kernels.gru_forward(a, b, U, bU, initial[0], counts, ids, h, previous, gates, c, last[0], scratch)
+            kernels.gru_forward(a, b, U, bU, initial[0], counts, ids, h, previous, gates, c, last[0], scratch, noise)
         if work.training:
-            work.saved[self] = x, ids, counts, initial, memory
+            work.saved[self] = x, ids, counts, initial, noise, memory
         return h
 
     def backward(self, dh, dlast, dinitial, work, need_dx, dtable=None):
@@ -213,24 +270,18 @@ class _Strand:
             start
         dtable : where the gradient of the table goes; default: the input weights', which then are the table
         """
-        if self not in work.saved:
-            raise RuntimeError("backward: it has overwritten what forward kept; call forward again")
-        x, ids, counts, initial, (gates, h, previous, c, du, scratch) = work.saved.pop(self)
-        U, H, bias = self.U.value, self.hidden, self.bU is not None
-        watched = None
-        if work.flow is not None:  # the kernels overwrite them
-            watched = dh.copy(), gates[:, H : 2 * H].copy() if self.cell == "gru" else None
+        x, ids, counts, initial, noise, (gates, h, previous, c, du, scratch) = self._kept(work)
+        U, bias = self.U.value, self.bU is not None
+        watched = None if work.flow is None else self._watched(dh, noise, gates)
         if self.cell == "rnn":
             da = du = dh
-            kernels.rnn_backward(dh, dlast[0], U, h, counts, da, dinitial[0], scratch)
+            kernels.rnn_backward(dh, dlast[0], U, h, counts, da, dinitial[0], scratch, noise)
         elif self.cell == "lstm":
             da = du = gates
-            kernels.lstm_backward(
-                dh, dlast[0], dlast[1], U, gates, c, initial[1], counts, da, dinitial[0], dinitial[1], scratch
-            )
+            kernels.lstm_backward(dh, *dlast, U, gates, c, initial[1], counts, da, *dinitial, scratch, noise)
         else:
             da = gates
-            kernels.gru_backward(dh, dlast[0], U, previous, gates, c, counts, da, du, dinitial[0], scratch)
+            kernels.gru_backward(dh, dlast[0], U, previous, gates, c, counts, da, du, dinitial[0], scratch, noise)
         if watched is not None:
             work.flow[self] = self._total_gradient(*watched, dlast[0], du, counts)
         dbU = self.bU.gradient if bias else None
@@ -250,22 +301,132 @@ class _Strand:
             self.b.gradient[...] = dbU
         return dx
 
-    def _total_gradient(self, dh, z, dlast, du, counts):
+    def _watched(self, dh, noise, gates):
+        """What the kernels overwrite and the flow of gradients needs: dh, and the share of the old state that each new
+        one holds by itself."""
+        keep = 0 if noise is None else (noise.flags & 1).astype(self.dtype)
+        z = gates[:, self.hidden : 2 * self.hidden] if self.cell == "gru" else 0
+        return dh.copy(), np.broadcast_to(keep + (1 - keep) * z, dh.shape)
+
+    def _total_gradient(self, dh, held, dlast, du, counts):
         """dL/dh of every row, with what flows back through time; dh, what comes from above, becomes it.
 
-        dh_t += du_{t+1} U^T  (+ dh_{t+1} z_{t+1} in a GRU)
+        dh_t += held_{t+1} dh_{t+1} + du_{t+1} U^T
         """
         back = kernels.linear_forward(du, np.ascontiguousarray(self.U.value.T), None, "identity")
         starts = np.cumsum([0, *counts])
         goes_on = [*counts[1:], 0]  # sequences that run at the next step too
         for t in reversed(range(len(counts))):
             here, next_one = (slice(start, start + goes_on[t]) for start in starts[t : t + 2])
-            dh[here] += back[next_one]
-            if z is not None:
-                dh[here] += dh[next_one] * z[next_one]
+            dh[here] += held[next_one] * dh[next_one] + back[next_one]
             if dlast is not None:
                 dh[starts[t] + goes_on[t] : starts[t + 1]] += dlast[goes_on[t] : counts[t]]
         return dh
+
+    def _kept(self, work):
+        """What `forward` kept, once."""
+        if self not in work.saved:
+            raise RuntimeError("backward: it has overwritten what forward kept; call forward again")
+        return work.saved.pop(self)
+
+    def for_generation(self, table=None):
+        """The parameters as `kernels.generate_tokens` takes them; `table` stands for the input weights."""
+        W = self.W.value if table is None else table
+        return W, self.U.value, *((None, None) if self.b is None else (self.b.value, self.bU.value))
+
+
+class _NormStrand(_Strand):
+    """Of an LSTM with layer normalisation: the input's part is normalised before the walk through time, for a table
+    of tokens once for its rows."""
+
+    eps = 1e-5
+
+    def __init__(self, owner, suffix):
+        super().__init__(owner, suffix)
+        names = ("gain_ih", "gain_hh", "gain_c", "bias_c")
+        self.gain, self.gain_U, self.gain_c, self.shift_c = (owner._own.get(name + suffix) for name in names)
+        self._zeros = np.zeros(4 * self.hidden, self.dtype)  # the shifts where there is no bias
+
+    def _memory(self, rows, part, sequences, work):
+        """(a before and after its norm, whose rows are `part`; mean and 1 / deviation of them; gates, h, previous, c, sums,
+        statistics, scratch)."""
+        found = work.saved.get((self, "memory"))
+        if found is not None and found[0] == (rows, part, sequences):
+            return found[1]
+        H, dense = self.hidden, part is None
+        wide, n = (rows, 4 * H), rows if dense else part
+        gates = work.array(self, "gates", wide, self.dtype)
+        memory = (
+            work.array(self, "raw", wide, self.dtype) if dense else None,
+            gates if dense else work.array(self, "a", (n, 4 * H), self.dtype),
+            work.array(self, "mean", (n,), self.dtype),
+            work.array(self, "rstd", (n,), self.dtype),
+            gates,
+            *(work.array(self, name, (rows, H), self.dtype) for name in ("h", "previous", "c")),
+            work.array(self, "sums", wide, self.dtype),
+            work.array(self, "statistics", (rows, 4), self.dtype),
+            work.array(self, "scratch", (work_size(4, H, sequences),), self.dtype),
+        )
+        work.saved[self, "memory"] = (rows, part, sequences), memory
+        return memory
+
+    def _shifts(self):
+        """The shifts of the norms of the input's part and of the cell, and the bias of the state's part."""
+        if self.b is None:
+            return self._zeros, self._zeros[: self.hidden], None
+        return self.b.value, self.shift_c.value, self.bU.value
+
+    def forward(self, x, ids, counts, initial, last, work, noise):
+        rows, part = (len(x), None) if ids is None else (len(ids), len(x))
+        memory = self._memory(rows, part, len(last[0]), work)
+        raw, a, mean, rstd, gates, h, previous, c, sums, statistics, scratch = memory
+        raw = x if ids is not None else kernels.linear_forward(x, self.W.value, None, "identity", raw)
+        shift, shift_c, bU = self._shifts()
+        kernels.layer_norm_forward(raw, self.gain.value, shift, self.eps, a, mean, rstd)
+        kernels.lstm_norm_forward(
+            a, None, self.U.value, bU, self.gain_U.value, self.gain_c.value, shift_c, *initial, counts, ids,
+            h, previous, gates, c, sums, statistics, *last, scratch, noise, self.eps,
+        )  # fmt: skip
+        if work.training:
+            work.saved[self] = x, raw, ids, counts, initial, noise, memory
+        return h
+
+    def backward(self, dh, dlast, dinitial, work, need_dx, dtable=None):
+        x, raw, ids, counts, initial, noise, memory = self._kept(work)
+        _, _, mean, rstd, da, _, previous, c, du, statistics, scratch = memory
+        unused = work.array(self, "unused", (5 * self.hidden,), self.dtype)
+        db, dshift_c = (
+            (unused[: 4 * self.hidden], unused[4 * self.hidden :])
+            if self.b is None
+            else (self.b.gradient, self.shift_c.gradient)
+        )
+        gain, U, shift_c = self.gain.value, self.U.value, self._shifts()[1]
+        watched = None if work.flow is None else self._watched(dh, noise, None)
+        kernels.lstm_norm_backward(
+            dh, *dlast, U, self.gain_U.value, self.gain_c.value, shift_c, da, c, initial[1], du, statistics, counts,
+            da, du, self.gain_U.gradient, self.gain_c.gradient, dshift_c, *dinitial, scratch, noise,
+        )  # fmt: skip
+        if watched is not None:
+            work.flow[self] = self._total_gradient(*watched, dlast[0], du, counts)
+        kernels.linear_backward(du, previous, U, None, self.U.gradient, None, False, False)
+        dx = None
+        if ids is None:  # du has served
+            kernels.layer_norm_backward(da, raw, gain, mean, rstd, du, self.gain.gradient, db)
+            dx = work.array(self, "dx", x.shape, self.dtype) if need_dx else None
+            kernels.linear_backward(du, x, self.W.value, dx, self.W.gradient, None, need_dx, False)
+        else:
+            scattered = kernels.scatter_rows(da, ids, work.array(self, "scattered", raw.shape, self.dtype))
+            dtable = self.W.gradient if dtable is None else dtable
+            kernels.layer_norm_backward(scattered, raw, gain, mean, rstd, dtable, self.gain.gradient, db)
+        if self.b is not None:
+            self.bU.gradient[...] = db
+        return dx
+
+    def for_generation(self, table=None):
+        shift, shift_c, bU = self._shifts()
+        gain = self.gain.value
+        W = self.W.value if table is None else kernels.layer_norm_forward(table, gain, self._zeros, self.eps)[0]
+        return W, self.U.value, shift, bU, (gain, self.gain_U.value, self.gain_c.value, shift_c)
 
 
 class _Recurrent(Module):
@@ -281,6 +442,18 @@ class _Recurrent(Module):
     bidirectional : bool
         A second strand reads each sequence from its end; the output holds both, side by side.
     bias : bool
+    zoneout : float in [0, 1)
+        In training, the probability with which a unit of h keeps its old value at a step; in use, the share of the old
+        value in the new one (Krueger et al. 2017, arXiv:1606.01305).
+    zoneout_cell : float in [0, 1)
+        The same for c of an LSTM.
+    recurrent_dropout : float in [0, 1)
+        Of the candidate that a step adds to the state, g of an LSTM or n of a GRU, drawn for every step and scaled by
+        1 / (1 - p) (Semeniuta, Severyn and Barth 2016, arXiv:1603.05118).
+    layer_norm : bool
+        An LSTM with layer normalisation (Ba, Kiros and Hinton 2016, arXiv:1607.06450, supplement, equations 20 to 22):
+        of x W, with the gain `gain_ih` and the shift `bias_ih`, of h U with `gain_hh` and `bias_hh`, and of c before its
+        tanh with `gain_c` and `bias_c`. state_dict has these names, with the layer's suffix, behind PyTorch's.
     dtype, seed : see Module
     """
 
@@ -290,7 +463,7 @@ class _Recurrent(Module):
 
     def __init__(
         self, input_size, hidden_size, num_layers=1, dropout=0.0, bidirectional=False, bias=True, *,
-        dtype="float32", seed=None,
+        zoneout=0.0, zoneout_cell=0.0, recurrent_dropout=0.0, layer_norm=False, dtype="float32", seed=None,
     ):  # fmt: skip
         super().__init__(dtype=dtype, seed=seed)
         self.input_size = positive_integer("input_size", input_size)
@@ -298,6 +471,10 @@ class _Recurrent(Module):
         self.num_layers = positive_integer("num_layers", num_layers)
         self.dropout = real_in("dropout", dropout, 0, 1, include_high=False)
         self.directions = 2 if bidirectional else 1
+        rates = {"zoneout": zoneout, "zoneout_cell": zoneout_cell, "recurrent_dropout": recurrent_dropout}
+        self._rates = tuple(real_in(name, rate, 0, 1, include_high=False) for name, rate in rates.items())
+        self.layer_norm = bool(layer_norm)
+        self._refuse_what_the_cell_lacks()
         width, draw = self.gates * hidden_size, partial(uniform, hidden_size**-0.5)
         suffixes = ("", "_reverse")[: self.directions]
         for layer in range(num_layers):
@@ -306,19 +483,46 @@ class _Recurrent(Module):
                 self.add(f"weight_ih_l{layer}{suffix}", (inputs, width), draw, transposed=True)
                 self.add(f"weight_hh_l{layer}{suffix}", (hidden_size, width), draw, transposed=True)
                 if bias:
-                    self.add(f"bias_ih_l{layer}{suffix}", (width,), draw)
-                    self.add(f"bias_hh_l{layer}{suffix}", (width,), draw)
+                    self.add(f"bias_ih_l{layer}{suffix}", (width,), np.zeros if layer_norm else draw)
+                    self.add(f"bias_hh_l{layer}{suffix}", (width,), np.zeros if layer_norm else draw)
+                if layer_norm:
+                    self.add(f"gain_ih_l{layer}{suffix}", (width,), np.ones)
+                    self.add(f"gain_hh_l{layer}{suffix}", (width,), np.ones)
+                    self.add(f"gain_c_l{layer}{suffix}", (hidden_size,), np.ones)
+                    if bias:
+                        self.add(f"bias_c_l{layer}{suffix}", (hidden_size,), np.zeros)
         self._suffixes = suffixes
         self._lay_strands()
 
+    def _refuse_what_the_cell_lacks(self):
+        _, zoneout_cell, recurrent_dropout = self._rates
+        name = type(self).__name__
+        if zoneout_cell and "c" not in self.states:
+            raise ValueError(
+                f"zoneout_cell: expected 0 (only an LSTM has a cell, a {name} has none), got {zoneout_cell}"
+            )
+        if recurrent_dropout and self.cell == "rnn":
+            raise ValueError(
+                f"recurrent_dropout: expected 0 (the state of an {name} is no sum from which a candidate could be dropped; "
+                f"use zoneout), got {recurrent_dropout}"
+            )
+        if self.layer_norm and self.cell != "lstm":
+            raise ValueError(f"layer_norm: expected False (only an LSTM has it, a {name} has not), got True")
+
     def _lay_strands(self):
+        kind = _NormStrand if self.layer_norm else _Strand
         self._strands = [
-            [_Strand(self, f"_l{layer}{suffix}") for suffix in self._suffixes] for layer in range(self.num_layers)
+            [kind(self, f"_l{layer}{suffix}") for suffix in self._suffixes] for layer in range(self.num_layers)
         ]
 
     def __setstate__(self, state):
         super().__setstate__(state)
         self._lay_strands()
+
+    @property
+    def zoneout(self):
+        """Probabilities with which units of h and of c keep their old values."""
+        return self._rates[:2]
 
     @property
     def output_size(self):
@@ -352,11 +556,12 @@ class _Recurrent(Module):
                 place = layer * self.directions + d
                 begin = self._nothing if initial is None else [state[place] for state in initial]
                 end = [state[place] for state in last]
+                noise = self._noise(place, rows, work) if any(self._rates) else None
                 if d == 0:
-                    outputs.append(strand.forward(x, ids, counts, begin, end, work))
+                    outputs.append(strand.forward(x, ids, counts, begin, end, work, noise))
                     continue
                 back = self._mirrored(x, rows, (layer, "x"), work) if ids is None else x
-                h = strand.forward(back, None if ids is None else ids[rows.reverse], counts, begin, end, work)
+                h = strand.forward(back, None if ids is None else ids[rows.reverse], counts, begin, end, work, noise)
                 outputs.append(self._mirrored(h, rows, (layer, "h"), work))
             y = outputs[0]
             if len(outputs) == 2:
@@ -394,6 +599,15 @@ class _Recurrent(Module):
     @property
     def _nothing(self):
         return (None,) * len(self.states)
+
+    def _noise(self, place, rows, work):
+        """Zoneout and recurrent dropout of one strand: drawn anew in every update; in use their expectation."""
+        if not work.training:
+            return kernels.CellNoise(*self._rates)
+        key = kernels.stream_key(work.seed, (CELL_NOISE << 32) + (place << 16) + self._place, work.update)
+        shape = int(rows.counts.sum()), self.hidden_size
+        flags = work.array(self, ("flags", place), shape, _UINT8)
+        return kernels.CellNoise(*self._rates, kernels.random_flags(key, self._rates, shape, flags))
 
     def _drop(self, x, layer, work):
         """Dropout between two layers; its backward pass is the same. The recurrent kernels keep x itself."""
