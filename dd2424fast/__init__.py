@@ -6,9 +6,10 @@ Everything below is imported when it is first used: `import dd2424fast` costs li
 import importlib
 
 _MODULES = {
-    "bench", "callbacks", "cli", "data", "kernels", "losses", "models", "nn", "optim", "schedules",
+    "bench", "callbacks", "cli", "data", "kernels", "losses", "metrics", "models", "nn", "optim", "plots", "schedules",
 }  # fmt: skip
 _NAMES = {
+    "Batch": "batches",
     "Trainer": "training",
     "TrainingDiverged": "training",
     "History": "history",
@@ -20,6 +21,7 @@ _NAMES = {
     "show_config": "config",
     "generate": "generation",
     "gradcheck": "gradients",
+    "gradient_flow": "monitors",
     "profile": "profiling",
 }
 

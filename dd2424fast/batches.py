@@ -11,24 +11,93 @@ from .data.text import TextCorpus
 from .nn.module import SHUFFLE, generator
 
 
-class Batches:
-    """Batches of (x, y): arrays cut up in an order that is a pure function of (seed, epoch), the windows of a text,
-    or an iterable taken as it comes. Of a text, `name` "train" means its training part, any other its validation
-    part."""
+class Batch:
+    """What one update or evaluation reads.
 
-    def __init__(self, data, batch_size, seed, check=False, fewest=1, name="data"):
+    Parameters
+    ----------
+    x, y, lengths, sample_weight : see `Trainer.step`
+    begins : bool
+        Whether a model that carries its state from batch to batch begins anew here, at the zero state.
+    """
+
+    __slots__ = ("begins", "lengths", "sample_weight", "x", "y")
+
+    def __init__(self, x, y, lengths=None, sample_weight=None, begins=False):
+        self.x, self.y, self.lengths, self.sample_weight, self.begins = x, y, lengths, sample_weight, begins
+
+    @classmethod
+    def of(cls, item, begins, takes_lengths):
+        """A batch as an iterable gave it: (x, y), for a model of sequences (x, y, lengths), or a Batch."""
+        if isinstance(item, Batch):
+            return cls(item.x, array_of("y", item.y), item.lengths, item.sample_weight, begins or item.begins)
+        if not isinstance(item, tuple | list) or len(item) not in ((2, 3) if takes_lengths else (2,)):
+            got = type(item).__name__ + (f" of {len(item)}" if isinstance(item, tuple | list) else "")
+            raise TypeError(f"data: expected batches {_pairs(takes_lengths)} or Batch, got {got}")
+        return cls(item[0], array_of("y", item[1]), *item[2:], begins=begins)
+
+    def through(self, model, work):
+        """Run a model on it: (outputs, targets, sample weights or None), all as rows for the loss."""
+        if self.lengths is not None and not model.takes_lengths:
+            raise ValueError("lengths: this model takes no sequences")
+        x = model._input(self.x)
+        if not len(x):
+            raise ValueError(f"x: expected at least one row, got shape {x.shape}")
+        y, weight = self.y, self.sample_weight
+        if type(y) is not np.ndarray:
+            y = array_of("y", y)
+        work.lengths = self.lengths
+        try:
+            outputs = model._forward(x, work)
+        finally:
+            work.lengths = None
+        work.output_shape = outputs.shape
+        if weight is not None:
+            weight = model._to_rows("sample_weight", array_of("sample_weight", weight), work)
+        return outputs, model._to_rows("y", y, work), weight
+
+    def counted(self):
+        """The targets, those behind a sequence's end left out."""
+        y, lengths = np.asarray(self.y), self.lengths
+        if lengths is None or y.ndim < 2 or np.shape(lengths) != (len(y),):
+            return y
+        return y[np.arange(y.shape[1]) < np.asarray(lengths)[:, None]]
+
+    def check_labels(self, classes, ignored):
+        """Raise ValueError where a label of a sequence is none, by its place (sequence, step): the loss knows rows."""
+        y = np.asarray(self.y)
+        if y.ndim != 2 or y.dtype.kind not in "iu":
+            return
+        bad = (y != ignored) & ((y < 0) | (y >= classes))
+        if self.lengths is not None:
+            bad &= np.arange(y.shape[1]) < np.asarray(self.lengths)[:, None]
+        if bad.any():
+            first = tuple(int(i) for i in np.argwhere(bad)[0])
+            raise ValueError(f"y: expected labels from 0 to {classes - 1}, got {y[first]} at {first}")
+
+
+class Batches:
+    """Batches: arrays (x, y) or (x, y, lengths) cut up in an order that is a pure function of (seed, epoch), the
+    windows of a text, or an iterable taken as it comes. Of a text, `name` "train" means its training part, any other
+    its validation part."""
+
+    def __init__(self, data, batch_size, seed, check=False, fewest=1, name="data", takes_lengths=False):
         self.batch_size, self.seed, self.fewest = batch_size, seed, fewest
+        self.takes_lengths = takes_lengths
         self.arrays = self.corpus = None
         if isinstance(data, TextCorpus):
             self.corpus, self.part = data, "train" if name == "train" else "validation"
             if self.part == "validation" and len(data.validation) < 2:
                 raise ValueError(f"{name}: expected a corpus with a validation part, got {data!r}")
-        elif isinstance(data, tuple | list) and len(data) == 2 and not isinstance(data[0], tuple):
+        elif _are_arrays(data, takes_lengths):
             x, y = array_of("x", data[0]), array_of("y", data[1])
+            lengths = array_of("lengths", data[2]) if len(data) == 3 else None
             if not x.ndim or not y.ndim:
                 raise ValueError(f"{name}: expected arrays (x, y) of rows, got shapes {x.shape} and {y.shape}")
             if len(x) != len(y):
                 raise ValueError(f"y: expected {len(x)} rows like x, got {len(y)}")
+            if lengths is not None and lengths.shape != (len(x),):
+                raise ValueError(f"lengths: expected shape ({len(x)},), one for each row of x, got {lengths.shape}")
             if not len(x):
                 raise ValueError(f"x: expected at least one row, got shape {x.shape}")
             if x.ndim == 2 and min(len(x), batch_size) < fewest:
@@ -37,13 +106,12 @@ class Batches:
             if check and x.dtype.kind == "f" and not _all_finite(x):
                 first = tuple(int(i) for i in np.argwhere(~np.isfinite(x))[0])
                 raise ValueError(f"x: expected finite numbers, got {x[first]} at {first}")
-            self.arrays = x, y
+            self.arrays = x, y, lengths
         elif isinstance(data, np.ndarray | str | bytes | Mapping) or not isinstance(data, Iterable):
             raise TypeError(f"{name}: expected (x, y) or an iterable of such batches, got {type(data).__name__}")
         elif isinstance(data, tuple) and data and isinstance(data[0], np.ndarray):
-            raise ValueError(
-                f"{name}: expected (x, y) or an iterable of such batches, got a tuple of {len(data)} arrays"
-            )
+            expected = f"{_pairs(takes_lengths)} or an iterable of such batches"
+            raise ValueError(f"{name}: expected {expected}, got {len(data)} arrays")
         elif iter(data) is data:
             raise TypeError(
                 "data: expected (x, y) or an iterable that can be walked again every epoch, got a one-way iterator"
@@ -67,24 +135,36 @@ class Batches:
         return [*starts[skip:], n]
 
     def of_epoch(self, epoch, skip):
-        """Yield (x, y, begins) from the epoch's `skip`-th batch on; `begins`: a model's carried state ends here."""
+        """Yield every Batch from the epoch's `skip`-th on."""
         if self.corpus is not None:
             if self.part == "train":
-                yield from self.corpus.batches(self.part, self.batch_size, epoch, self.seed, skip)
+                windows = self.corpus.batches(self.part, self.batch_size, epoch, self.seed, skip)
             else:
-                yield from self.corpus.evaluation(self.part)
+                windows = self.corpus.evaluation(self.part)
+            for x, y, begins in windows:
+                yield Batch(x, y, begins=begins)
         elif self.arrays is None:
-            for i, batch in enumerate(self.iterable):
-                if not isinstance(batch, tuple | list) or len(batch) != 2:
-                    raise TypeError(f"data: expected batches (x, y), got {type(batch).__name__}")
+            for i, item in enumerate(self.iterable):
+                batch = Batch.of(item, i == 0, self.takes_lengths)
                 if i >= skip:
-                    yield batch[0], array_of("y", batch[1]), i == 0
+                    yield batch
         else:
-            x, y = self.arrays
+            x, y, lengths = self.arrays
             order = None if self.seed is None else generator(self.seed, SHUFFLE, epoch).permutation(len(x))
             for start, stop in itertools.pairwise(self._starts(skip)):
                 rows = slice(start, stop) if order is None else order[start:stop]
-                yield x[rows], y[rows], True
+                yield Batch(x[rows], y[rows], None if lengths is None else lengths[rows], begins=True)
+
+
+def _pairs(takes_lengths):
+    return "(x, y), (x, y, lengths)" if takes_lengths else "(x, y)"
+
+
+def _are_arrays(data, takes_lengths):
+    """Whether data are (x, y) or a tuple (x, y, lengths), not an iterable of batches."""
+    if takes_lengths and isinstance(data, tuple) and len(data) == 3:
+        return isinstance(data[0], np.ndarray)
+    return isinstance(data, tuple | list) and len(data) == 2 and not isinstance(data[0], tuple | Batch)
 
 
 def _all_finite(x):

@@ -5,10 +5,17 @@ A callback's `state()` goes into checkpoints, so that a resumed training ends as
 
 import math
 import os
+import sys
 
 import numpy as np
 
-from .configuration import Configured, positive_integer, real_in
+from . import kernels, plots
+from .configuration import Configured, integer_in, positive_integer, real_in
+from .data.tokenizers import Tokenizer
+from .generation import check_tokenizer, generate
+from .metrics import SmoothedLoss
+from .monitors import gradient_flow
+from .nn.module import GENERATION
 
 
 class Callback(Configured):
@@ -28,7 +35,7 @@ class Callback(Configured):
         """Called once at the end, also after an error or Ctrl-C."""
 
     def state(self):
-        """What to keep in a checkpoint: dict of numbers, strings and ndarrays."""
+        """What to keep in a checkpoint: dict of numbers, strings, lists of such, and ndarrays."""
         return {}
 
     def load_state(self, state):
@@ -177,6 +184,220 @@ class Checkpoint(Callback):
     def _save(self, trainer):
         # trainer.save_checkpoint runs inside the epoch: the counters tell where to go on.
         trainer.save_checkpoint(self.path)
+
+
+class SampleText(Callback):
+    """Let a language model say something while it is trained. Training goes on as if it had not.
+
+    Parameters
+    ----------
+    tokenizer : data.Tokenizer
+    prompt : str
+    length : int
+        Tokens.
+    every : int, optional
+        A sample after so many updates each time.
+    epochs : int, optional
+        A sample after so many epochs each time; default: after every epoch where `every` is not given either.
+    temperature, top_p, top_k, repetition_penalty, stop, banned : see `dd.generate`
+    file : text stream, or function of (update, text), optional
+        Where to print samples, or what to do with them; default: print to standard error.
+
+    Attributes
+    ----------
+    samples : list of (int, str)
+        After how many updates, and what followed the prompt: a pure function of the model, the trainer's seed and the
+        update.
+    """
+
+    def __init__(
+        self,
+        tokenizer,
+        prompt,
+        length=200,
+        every=None,
+        epochs=None,
+        temperature=1.0,
+        top_p=1.0,
+        top_k=0,
+        repetition_penalty=1.0,
+        *,
+        stop=None,
+        banned=(),
+        file=None,
+    ):
+        if not isinstance(tokenizer, Tokenizer):
+            raise TypeError(f"tokenizer: expected a data.Tokenizer, got {type(tokenizer).__name__}")
+        if not isinstance(prompt, str):
+            raise TypeError(f"prompt: expected a str, got {type(prompt).__name__}")
+        if not tokenizer.encode(prompt, "prompt").size:
+            raise ValueError("prompt: expected at least one token, got none")
+        if not (file is None or callable(file) or hasattr(file, "write")):
+            raise TypeError(f"file: expected a text stream or a function of (update, text), got {type(file).__name__}")
+        self.tokenizer, self.prompt, self.file = tokenizer, prompt, file
+        self.length = positive_integer("length", length)
+        self.every = None if every is None else positive_integer("every", every)
+        epochs = 1 if epochs is None and every is None else epochs
+        self.epochs = None if epochs is None else positive_integer("epochs", epochs)
+        self.options = {
+            "temperature": real_in("temperature", temperature, 0, math.inf, include_high=False),
+            "top_p": real_in("top_p", top_p, 0, 1, include_low=False),
+            "top_k": integer_in("top_k", top_k, 0),
+            "repetition_penalty": real_in("repetition_penalty", repetition_penalty, 0, math.inf, False, False),
+            "stop": stop,
+            "banned": banned,
+        }
+        for token in (*banned, *(() if stop is None else (stop,))):
+            tokenizer.id_of(token)
+        self.samples = []
+
+    def fit_begins(self, trainer):
+        check_tokenizer(self.tokenizer, trainer.model)
+
+    def update_ends(self, trainer, loss):
+        if self.every is not None and trainer.update % self.every == 0:
+            self._sample(trainer)
+
+    def epoch_ends(self, trainer, row):
+        already = self.samples and self.samples[-1][0] == trainer.update
+        if self.epochs is not None and trainer.epoch % self.epochs == 0 and not already:
+            self._sample(trainer)
+
+    def _sample(self, trainer):
+        seed = kernels.stream_key(trainer.seed, GENERATION << 32, trainer.update)
+        text = generate(trainer.model, self.tokenizer, self.prompt, self.length, seed=seed, **self.options)
+        self.samples.append((trainer.update, text))
+        if callable(self.file):
+            self.file(trainer.update, text)
+            return
+        from tqdm import tqdm  # its write goes around a progress bar
+
+        tqdm.write(f"update {trainer.update}: {self.prompt}{text}", file=self.file or sys.stderr)
+
+    def state(self):
+        return {"samples": self.samples}
+
+    def load_state(self, state):
+        self.samples = [(update, text) for update, text in state["samples"]]
+
+
+class LossCurve(Callback):
+    """Keep the loss of the updates, and the smoothed one, in bounded memory.
+
+    Parameters
+    ----------
+    decay : float in [0, 1)
+        See metrics.SmoothedLoss.
+    points : int
+        Keep at most so many: when there are more, every second is dropped, and from then on only every second of
+        those that come is kept.
+
+    Attributes
+    ----------
+    updates : ndarray of int64
+        After how many updates; `losses` and `smoothed` are of the same length.
+    losses, smoothed : ndarray of float64
+        The last update's loss, and the smoothed loss of all updates until then.
+    """
+
+    def __init__(self, decay=0.999, points=5000):
+        self.points = integer_in("points", points, 2)
+        self._smooth = SmoothedLoss(decay)
+        self._kept = np.empty((3, self.points))
+        self._count = self._seen = 0
+        self._stride = 1
+
+    @property
+    def updates(self):
+        return self._kept[0, : self._count].astype(np.int64)
+
+    @property
+    def losses(self):
+        return self._kept[1, : self._count].copy()
+
+    @property
+    def smoothed(self):
+        return self._kept[2, : self._count].copy()
+
+    def update_ends(self, trainer, loss):
+        smoothed = self._smooth.update(loss)
+        if self._seen % self._stride == 0 and self._count == self.points:
+            self._count = -(-self.points // 2)
+            self._kept[:, : self._count] = self._kept[:, ::2].copy()
+            self._stride *= 2
+        if self._seen % self._stride == 0:
+            self._kept[:, self._count] = trainer.update, loss, smoothed
+            self._count += 1
+        self._seen += 1
+
+    def plot(self, path=None):
+        """Draw both against updates; see `plots.loss_curve`."""
+        return plots.loss_curve(self, path)
+
+    def state(self):
+        return {
+            "kept": self._kept[:, : self._count].copy(),
+            "seen": self._seen,
+            "stride": self._stride,
+            "smoothed": self._smooth.value,
+        }
+
+    def load_state(self, state):
+        kept = state["kept"]
+        if kept.shape[1] > self.points:
+            raise ValueError(f"points: the checkpoint's curve has {kept.shape[1]}, got {self.points}")
+        self._count, self._seen, self._stride = kept.shape[1], state["seen"], state["stride"]
+        self._kept[:, : self._count] = kept
+        self._smooth.value = state["smoothed"]
+
+
+class GradientFlow(Callback):
+    """Measure how gradients flow back through time, on one batch, every so many updates; see `dd.gradient_flow`.
+    Training goes on as if it had not.
+
+    Parameters
+    ----------
+    x, y : arrays
+        The batch, as for `Trainer.step`.
+    every : int
+        Updates.
+    lengths : integers of shape (batch,), optional
+
+    Attributes
+    ----------
+    updates : list of int
+        After how many updates it was measured.
+    norms : dict from str to list of ndarray of shape (time,)
+        From a recurrent layer's name to the norms of dL/dh_t, one array a measurement.
+    """
+
+    def __init__(self, x, y, every=1000, lengths=None):
+        self.batch = x, y, lengths
+        self.every = positive_integer("every", every)
+        self.updates, self.norms = [], {}
+
+    def update_ends(self, trainer, loss):
+        if trainer.update % self.every == 0:
+            x, y, lengths = self.batch
+            report = gradient_flow(
+                trainer.model, x, y, loss=trainer.loss, lengths=lengths, seed=trainer.seed, update=trainer.update
+            )
+            self.updates.append(trainer.update)
+            for name, norms in report.norms.items():
+                self.norms.setdefault(name, []).append(norms)
+
+    def plot(self, path=None):
+        """Draw, for every layer, the norms against t, one line a measurement; see `plots.gradient_flow_history`."""
+        return plots.gradient_flow_history(self, path)
+
+    def state(self):
+        return {"updates": self.updates, **{f"norms.{name}": np.array(rows) for name, rows in self.norms.items()}}
+
+    def load_state(self, state):
+        self.updates = list(state["updates"])
+        self.norms = {
+            name.removeprefix("norms."): list(rows) for name, rows in state.items() if name.startswith("norms.")
+        }
 
 
 class CSVLogger(Callback):

@@ -45,7 +45,8 @@ def generate(
     stop : str, optional
         A token that ends the text; it is not part of what is returned.
     banned : sequence of str
-        Tokens that are never chosen.
+        Tokens that are never chosen; `tokenizer.special`, say, so that a text that a speaker's name began stays with
+        that speaker.
 
     Returns
     -------
@@ -57,6 +58,41 @@ def generate(
     TypeError, ValueError
         An argument is wrong (the message names it), or the prompt holds a character that the tokenizer does not know.
     """
+    several = not isinstance(prompt, str)
+    _, new = continued(
+        model,
+        tokenizer,
+        list(prompt) if several else [prompt],
+        length,
+        temperature=temperature,
+        top_p=top_p,
+        top_k=top_k,
+        repetition_penalty=repetition_penalty,
+        seed=seed,
+        stop=stop,
+        banned=banned,
+    )
+    ended = -1 if stop is None else tokenizer.id_of(stop)
+    texts = [tokenizer.decode(row[: _end(row, ended)]) for row in new]
+    return texts if several else texts[0]
+
+
+def continued(model, tokenizer, prompts, length, *, stop=None, banned=(), **options):
+    """(token ids of each prompt, ids of shape (len(prompts), length) that follow it); see `generate`."""
+    check_tokenizer(tokenizer, model)
+    ids = [tokenizer.encode(text, "prompt") for text in prompts]
+    new = model.generate_ids(
+        ids,
+        positive_integer("length", length),
+        **options,
+        stop=None if stop is None else tokenizer.id_of(stop),
+        banned=[tokenizer.id_of(token) for token in banned],
+    )
+    return ids, new
+
+
+def check_tokenizer(tokenizer, model):
+    """Raise TypeError where one of them is something else, ValueError where they do not belong together."""
     if not isinstance(model, LanguageModel):
         raise TypeError(f"model: expected a models.LanguageModel, got {type(model).__name__}")
     if not isinstance(tokenizer, Tokenizer):
@@ -65,23 +101,6 @@ def generate(
         raise ValueError(
             f"tokenizer: expected the {model.vocab_size} tokens of the model's vocabulary, got {tokenizer.vocab_size}"
         )
-    several = not isinstance(prompt, str)
-    prompts = list(prompt) if several else [prompt]
-    ids = [tokenizer.encode(text, "prompt") for text in prompts]
-    ended = -1 if stop is None else tokenizer.id_of(stop)
-    new = model.generate_ids(
-        ids,
-        positive_integer("length", length),
-        temperature,
-        top_p,
-        top_k,
-        repetition_penalty,
-        seed,
-        stop=None if stop is None else ended,
-        banned=[tokenizer.id_of(token) for token in banned],
-    )
-    texts = [tokenizer.decode(row[: _end(row, ended)]) for row in new]
-    return texts if several else texts[0]
 
 
 def _end(row, stop):

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from .batches import Batch
 from .losses import CrossEntropy
 
 
@@ -49,7 +50,9 @@ class GradientReport:
         return self.passed
 
 
-def gradcheck(model, x, y, *, loss=None, eps=1e-5, tolerance=1e-5, entries=200, seed=0, check_input=False):
+def gradcheck(
+    model, x, y, *, lengths=None, loss=None, eps=1e-5, tolerance=1e-5, entries=200, seed=0, check_input=False
+):
     """Compare a model's gradients with central differences, (L(p + eps) - L(p - eps)) / (2 eps), entry by entry.
 
     Parameters
@@ -58,6 +61,8 @@ def gradcheck(model, x, y, *, loss=None, eps=1e-5, tolerance=1e-5, entries=200, 
         Of dtype float64: float32 differences carry no more than three digits.
     x, y : arrays
         One batch; keep it small.
+    lengths : integers of shape (batch,), optional
+        Steps of each sequence.
     loss : losses.Loss, optional
         Default: CrossEntropy(), or MeanSquaredError() where y are floats.
     eps : float
@@ -76,20 +81,19 @@ def gradcheck(model, x, y, *, loss=None, eps=1e-5, tolerance=1e-5, entries=200, 
     """
     if model.dtype != np.float64:
         raise ValueError(f"model: expected dtype float64 (differences in {model.dtype} carry too few digits)")
-    loss = loss or _default_loss(y)
+    loss = loss or default_loss(y)
     x = np.array(model._input(x))
     work = model._training_work()
     work.training, work.seed, work.update = True, seed, 0
+    batch = Batch(x, y, lengths)
     buffers = model.buffers.copy()
 
     def value():
         model.buffers[...] = buffers
-        outputs = model._forward(x, work)
-        return loss(outputs, model._to_rows("y", y, work))[0]
+        return loss(*batch.through(model, work))[0]
 
     model.buffers[...] = buffers
-    outputs = model._forward(x, work)
-    at_start, gradient = loss(outputs, model._to_rows("y", y, work))
+    at_start, gradient = loss(*batch.through(model, work))
     noise = 16 * np.finfo(np.float64).eps * abs(at_start) / eps
     dx = model._backward(gradient, work, check_input)
     analytic = {name: (p.value, p.gradient.copy()) for name, p in model.named_parameters() if p.trainable}
@@ -101,7 +105,8 @@ def gradcheck(model, x, y, *, loss=None, eps=1e-5, tolerance=1e-5, entries=200, 
     return _report(rows, tolerance, noise)
 
 
-def _default_loss(y):
+def default_loss(y):
+    """What is meant where no loss is given."""
     from .losses import MeanSquaredError
 
     return MeanSquaredError() if np.asarray(y).dtype.kind == "f" else CrossEntropy()

@@ -10,8 +10,9 @@ class History:
     Attributes
     ----------
     columns : dict
-        From name ("epoch", "loss", "accuracy", "val_loss", "val_accuracy", "lr", "seconds") to list. Loss in the loss
-        function's unit, accuracies as fractions, seconds of wall time.
+        From name ("epoch", "loss", "accuracy", "val_loss", "val_accuracy", "lr", "seconds"; "val_" stands before all
+        that `Trainer.evaluate` tells, of a text also "val_perplexity" and "val_bits_per_character") to list. Loss in
+        the loss function's unit, accuracies as fractions, seconds of wall time.
     """
 
     def __init__(self, columns=None):

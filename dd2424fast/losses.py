@@ -11,6 +11,7 @@ class Loss(Configured):
     gradient)."""
 
     classifies = False
+    is_likelihood = False  # whether the mean is that of the labels' negative log-likelihood, in nats
 
     def __call__(self, outputs, targets, sample_weight=None):
         return self.run(outputs, targets, sample_weight, np.empty_like(outputs))
@@ -51,6 +52,10 @@ class CrossEntropy(Loss):
         self.smoothing = smoothing
         self.class_weight = None if class_weight is None else _class_weight(class_weight)
         self.ignore_index = integer_in("ignore_index", ignore_index, -(2**63))
+
+    @property
+    def is_likelihood(self):
+        return not self.label_smoothing and self.class_weight is None
 
     def run(self, outputs, targets, sample_weight, gradient):
         return kernels.softmax_cross_entropy(

@@ -9,12 +9,13 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from . import kernels
-from .batches import Batches
+from . import kernels, metrics
+from .batches import Batch, Batches
 from .callbacks import Callback, Checkpoint
-from .configuration import Configured, array_of, integer_in, positive_integer, real_in
+from .configuration import Configured, integer_in, positive_integer, real_in
 from .history import History
 from .losses import CrossEntropy, Loss
+from .models import LanguageModel
 from .nn import BatchNorm
 from .nn.module import AUGMENTATION, Module
 from .optim import Optimizer
@@ -90,7 +91,7 @@ class Trainer(Configured):
         self._last_epoch = 0
         self._callbacks = ()
         self._callback_states = {}  # of an interrupted fit, until the next one takes them up
-        self._outputs = self._targets = None  # of the last update, as rows
+        self._outputs = self._targets = self._weights = None  # of the last update, as rows
 
     # ---- one update ------------------------------------------------------------------------------------------------
 
@@ -117,53 +118,51 @@ class Trainer(Configured):
         ValueError, TypeError
             x or y does not fit the model; nothing was changed.
         """
+        batch = Batch(x, y, lengths, sample_weight)
         model, work = self.model, self.model._training_work()
-        if lengths is not None and not model.takes_lengths:
-            raise ValueError("lengths: this model takes no sequences")
         if not model._busy.acquire(blocking=False):
             raise RuntimeError("step: this model is being trained by another thread")
         before, carried = None, work.carried
         try:
-            x = model._input(x)
-            if not len(x):
-                raise ValueError(f"x: expected at least one row, got shape {x.shape}")
-            if type(y) is not np.ndarray:
-                y = array_of("y", y)
-            work.training, work.seed, work.update = True, self.seed, self.update
-            work.lengths, work.carries = lengths, True
+            work.training, work.seed, work.update, work.carries = True, self.seed, self.update, True
             before = model.buffers.copy() if model.buffers.size else None
-            outputs = model._forward(x, work)
-            work.output_shape = outputs.shape
-            y = model._to_rows("y", y, work)
-            if sample_weight is not None:
-                sample_weight = model._to_rows("sample_weight", array_of("sample_weight", sample_weight), work)
+            outputs, y, weight = batch.through(model, work)
             gradient = work.array(self, "doutputs", outputs.shape, outputs.dtype)
-            loss, gradient = self.loss.run(outputs, y, sample_weight, gradient)
+            loss, gradient = self._loss_of(batch, outputs, y, weight, gradient)
             if not math.isfinite(loss):
-                self._diverged(f"the loss is {loss}", x, y)
-            self._outputs, self._targets = outputs, y
+                self._diverged(f"the loss is {loss}", batch)
+            self._outputs, self._targets, self._weights = outputs, y, weight
             model._backward(gradient, work, False)
-            self._apply(x, y)
+            self._apply(batch)
         except Exception:
             if before is not None:  # the forward pass has moved the running statistics
                 model.buffers[...] = before
             work.carried = carried
             raise
         finally:
-            work.lengths, work.carries = None, False
+            work.carries = False
             model._busy.release()
         return loss
 
-    def _apply(self, x, y):
+    def _loss_of(self, batch, outputs, y, weight, gradient):
+        """The loss of a batch's rows, and its gradient."""
+        try:
+            return self.loss.run(outputs, y, weight, gradient)
+        except ValueError:
+            if self.model.takes_lengths and self.loss.classifies:
+                batch.check_labels(outputs.shape[1], self.loss.ignore_index)
+            raise
+
+    def _apply(self, batch):
         """Clip the gradients and let the optimizer update the parameters."""
         gradients = self.model.gradients
         if self.clip_value is not None:
             kernels.clip_by_value(gradients, self.clip_value)
         norm = kernels.clip_by_norm(gradients, self.clip_norm) if self.clip_norm is not None else 0.0
         if not (math.isfinite(norm) and kernels.all_finite(gradients)):
-            self._diverged("the gradient is not finite", x, y)
+            self._diverged("the gradient is not finite", batch)
         if self.model.buffers.size and not kernels.all_finite(self.model.buffers):
-            self._diverged("a running statistic is not finite", x, y)
+            self._diverged("a running statistic is not finite", batch)
         self.optimizer.update(self.model, self._rate(self.update))
         self.update += 1
 
@@ -173,10 +172,10 @@ class Trainer(Configured):
             return self.optimizer.lr
         return real_in(f"schedule({update})", self.schedule(update), 0, math.inf, include_high=False)
 
-    def _diverged(self, what, x, y):
+    def _diverged(self, what, batch):
         """Raise, naming the input where that is to blame."""
         hint = "x is finite: lower the learning rate, or clip the gradient (clip_norm)"
-        for name, a in (("y", y), ("x", x)):
+        for name, a in (("y", np.asarray(batch.y)), ("x", self.model._input(batch.x))):
             bad = np.argwhere(~np.isfinite(a)) if a.dtype.kind == "f" else ()
             if len(bad):
                 hint = f"{name} holds {a[tuple(bad[0])]} at {tuple(int(i) for i in bad[0])}"
@@ -189,46 +188,59 @@ class Trainer(Configured):
 
         Parameters
         ----------
-        data : (x, y), a TextCorpus (its validation part), or an iterable of such batches
+        data : (x, y), (x, y, lengths), a TextCorpus (its validation part), or an iterable of such batches or of Batch
         batch_size : int
             Of arrays.
 
         Returns
         -------
         dict
-            "loss", and "accuracy" (a fraction) for classification.
+            "loss", and "accuracy" (a fraction) for classification. Of a language model also "perplexity", and on a
+            TextCorpus "bits_per_character", where the loss is plain cross-entropy and the tokens tell how many
+            characters they stand for.
         """
         batch_size = positive_integer("batch_size", batch_size)
         work = self.model._inference_work()
         work.carries = True
         try:
-            return self._evaluated(Batches(data, batch_size, None), work)
+            return self._evaluated(Batches(data, batch_size, None, takes_lengths=self.model.takes_lengths), work)
         finally:
             work.carried, work.carries = None, False
 
     def _evaluated(self, batches, work):
         total = weight = correct = rows = 0.0
-        for x, y, begins in batches.of_epoch(0, 0):
-            if begins:
+        language = isinstance(self.model, LanguageModel) and self.loss.is_likelihood
+        tokenizer, read = batches.corpus and batches.corpus.tokenizer, []
+        for batch in batches.of_epoch(0, 0):
+            if batch.begins:
                 work.carried = None
-            if self._all_ignored(y):
+            if self._all_ignored(batch):
                 continue
-            outputs = self.model._forward(self.model._input(x), work)
-            y = self.model._to_rows("y", y, work)
-            loss, _ = self.loss(outputs, y)
-            share = self.loss.weight_of(y, None)
+            outputs, y, weights = batch.through(self.model, work)
+            loss, _ = self._loss_of(batch, outputs, y, weights, np.empty_like(outputs))
+            share = self.loss.weight_of(y, weights)
             total, weight = total + loss * share, weight + share
             if self.loss.classifies:
                 right, counted = self.loss.correct(outputs, y)
                 correct, rows = correct + right, rows + counted
+            if language and tokenizer is not None:
+                read.append(y[y != self.loss.ignore_index])
         if not weight:
             raise ValueError("data: expected at least one row, and one label in y that counts, got none")
-        return {"loss": total / weight, **({"accuracy": correct / rows} if self.loss.classifies else {})}
+        found = {"loss": total / weight}
+        if self.loss.classifies:
+            found["accuracy"] = correct / rows
+        if language:
+            found["perplexity"] = metrics.perplexity(found["loss"])
+            characters = tokenizer.characters(np.concatenate(read)) if read else None
+            if characters:
+                found["bits_per_character"] = metrics.bits_per_character(found["loss"], int(rows), characters)
+        return found
 
-    def _all_ignored(self, y):
+    def _all_ignored(self, batch):
         """Whether no row of a batch counts: it has no mean loss, and nothing to learn from."""
         ignored = getattr(self.loss, "ignore_index", None)
-        return ignored is not None and bool(np.all(np.asarray(y) == ignored))
+        return ignored is not None and bool(np.all(batch.counted() == ignored))
 
     # ---- epochs ----------------------------------------------------------------------------------------------------
 
@@ -251,8 +263,10 @@ class Trainer(Configured):
 
         Parameters
         ----------
-        train : (x, y), a TextCorpus, or an iterable of (x, y) batches that can be walked once an epoch
-            A language model's state is carried through an iterable, and through a text; not from row to row of arrays.
+        train : (x, y), (x, y, lengths), a TextCorpus, or an iterable that can be walked once an epoch
+            The iterable gives batches (x, y), (x, y, lengths) or Batch. A language model's state is carried through a
+            text, and through an iterable, where it begins anew at its first batch and at each Batch that says so; not
+            from row to row of arrays.
         validation : like `train`, optional
             Default: the validation part of a TextCorpus, where it has one.
         epochs : int
@@ -281,11 +295,14 @@ class Trainer(Configured):
         for i, callback in enumerate(callbacks):
             if not isinstance(callback, Callback):
                 raise TypeError(f"callbacks[{i}]: expected a Callback, got {type(callback).__name__}")
-        batches = Batches(train, batch_size, self.seed if shuffle else None, True, self._fewest_rows(), "train")
+        sequences = self.model.takes_lengths
+        batches = Batches(
+            train, batch_size, self.seed if shuffle else None, True, self._fewest_rows(), "train", sequences
+        )
         if validation is None and batches.corpus is not None and len(batches.corpus.validation) > 1:
             validation = batches.corpus
         if validation is not None:
-            Batches(validation, batch_size, None, True, name="validation")
+            Batches(validation, batch_size, None, True, name="validation", takes_lengths=sequences)
         # A checkpoint holds the other callbacks' states too: it must be taken after they have seen the epoch.
         callbacks = sorted(callbacks, key=lambda callback: isinstance(callback, Checkpoint))
         if self._first_epoch is None:
@@ -316,17 +333,17 @@ class Trainer(Configured):
         started = time.perf_counter()
         done, total, correct, weight, rows = self._progress or (0, 0.0, 0, 0.0, 0)
         report.epoch_begins(done)
-        for x, y, begins in batches.of_epoch(self.epoch, done):
-            if begins:
+        for batch in batches.of_epoch(self.epoch, done):
+            if batch.begins:
                 self.model._training_work().carried = None
             if augment is not None:
-                x = augment(x, kernels.stream_key(self.seed, AUGMENTATION << 32, self.update))
-            if self._all_ignored(y):
+                batch.x = augment(batch.x, kernels.stream_key(self.seed, AUGMENTATION << 32, self.update))
+            if self._all_ignored(batch):
                 done += 1
                 continue
-            loss = self.step(x, y)
-            share = self.loss.weight_of(self._targets, None)
-            right, counted = self.loss.correct(self._outputs, self._targets) if self.loss.classifies else (0, len(y))
+            loss, y = self.step(batch.x, batch.y, batch.lengths, batch.sample_weight), self._targets
+            share = self.loss.weight_of(y, self._weights)
+            right, counted = self.loss.correct(self._outputs, y) if self.loss.classifies else (0, len(y))
             done, total, weight = done + 1, total + loss * share, weight + share
             correct, rows = correct + right, rows + counted
             self._progress = done, total, correct, weight, rows
@@ -373,6 +390,15 @@ class Trainer(Configured):
         from .checkpoints import load_checkpoint
 
         load_checkpoint(self, path)
+
+    def __getstate__(self):
+        """Copies carry the recurrent state on too, which a model on its own leaves behind with its workspace."""
+        return {**self.__dict__, "_carried": self.model._training_work().carried}
+
+    def __setstate__(self, state):
+        carried = state.pop("_carried")
+        self.__dict__.update(state)
+        self.model._training_work().carried = carried
 
     def _restore_callbacks(self, callbacks):
         for key, callback in zip(_keys(callbacks), callbacks, strict=True):

@@ -184,6 +184,70 @@ def test_too_many_streams():
         next(corpus.batches("train", 10**6))
 
 
+# ---- control tokens --------------------------------------------------------------------------------------------------
+
+
+def dialogue(lines=150):
+    """Two speakers in a random order, each with words of its own."""
+    words = {"ANN:": "la la la\n", "BOB SMITH:": "no no no\n"}
+    rng = np.random.default_rng(0)
+    return "".join(f"{name}\n{words[name]}" for name in rng.choice(list(words), lines))
+
+
+def test_speakers_are_found():
+    text = "ANN:\nYes: yes.\nBOB SMITH:\nNo.\nANN:\nYes!\nO ANN: no.\nBOB SMITH: So.\nHe said: go.\nBOB SMITH:\n"
+    text += "12: x.\n12: y\n"
+    assert dd.data.speakers(text) == ("BOB SMITH:", "ANN:")
+    assert dd.data.speakers(text, most=1) == ("BOB SMITH:",)
+    assert dd.data.speakers(text, least=1) == ("BOB SMITH:", "ANN:", "He said:", "O ANN:", "Yes:")
+    assert dd.data.speakers(text, pattern=r"^\d+:") == ("12:",)
+    assert dd.data.speakers("no one speaks here") == ()
+    with pytest.raises(ValueError, match=r"pattern: expected a regular expression, got '\('"):
+        dd.data.speakers(text, pattern="(")
+    with pytest.raises(ValueError, match="most: expected an integer of at least 1, got 0"):
+        dd.data.speakers(text, most=0)
+    with pytest.raises(ValueError, match="source: expected a text, got an empty one"):
+        dd.data.speakers("")
+
+
+@pytest.mark.parametrize("kind", ["char", "word", "bpe"])
+def test_a_corpus_with_control_tokens(kind):
+    if kind == "bpe":
+        pytest.importorskip("tokenizers")
+    text = dialogue()
+    names = dd.data.speakers(text)
+    corpus = TextCorpus(text, kind, time=5, special=names)
+    assert corpus.tokenizer.special[:2] == names
+    assert corpus.tokenizer.decode(np.concatenate([corpus.train, corpus.validation])) == text
+    ids = [corpus.tokenizer.id_of(name) for name in names]
+    assert np.isin(corpus.train, ids).sum() + np.isin(corpus.validation, ids).sum() == 150
+    masked = TextCorpus(text, kind, time=5, special=names, learn_special=False)
+    for part in (lambda c: c.batches("train", 2), lambda c: c.evaluation()):
+        for (x, y, _), (again, targets, _) in zip(part(corpus), part(masked), strict=True):
+            np.testing.assert_array_equal(x, again)
+            np.testing.assert_array_equal(targets, np.where(np.isin(y, ids), -100, y))
+    with pytest.raises(ValueError, match="special: a tokenizer that exists has its own special tokens"):
+        TextCorpus(text, corpus.tokenizer, special=names)
+
+
+@pytest.mark.parametrize("learn_special", [True, False])
+def test_a_role_is_taken_and_kept(learn_special):
+    text = dialogue()
+    corpus = TextCorpus(text, time=24, special=dd.data.speakers(text), learn_special=learn_special)
+    trainer = trainer_of(corpus)
+    trainer.fit(corpus, epochs=25, batch_size=4, progress=False)
+    unknowable = np.log(2) / 11 if learn_special else 0.0  # who speaks next: a coin's throw every eleven tokens
+    assert trainer.evaluate(corpus)["loss"] < unknowable + 0.03
+    prompts = [f"{name}\n" for name in ("ANN:", "BOB SMITH:")]
+    ann, bob = dd.generate(trainer.model, corpus.tokenizer, prompts, 8, temperature=0, banned=corpus.tokenizer.special)
+    assert (ann, bob) == ("la la la", "no no no")
+    kept = dd.generate(trainer.model, corpus.tokenizer, prompts * 5, 60, seed=1, banned=corpus.tokenizer.special)
+    assert not any(name in said for said in kept for name in corpus.tokenizer.special)
+    if learn_special:
+        left = dd.generate(trainer.model, corpus.tokenizer, prompts * 5, 60, seed=1)
+        assert all(any(name in said for name in corpus.tokenizer.special) for said in left)
+
+
 # ---- training --------------------------------------------------------------------------------------------------------
 
 

@@ -1,6 +1,8 @@
 """The training loop."""
 
+import copy
 import os
+import pickle
 import signal
 import threading
 import tracemalloc
@@ -368,3 +370,157 @@ def test_profile_counts(problem, make_trainer):
     assert rows["adam_update"]["calls"] == 3
     assert sum(row["share"] for row in rows.values()) <= 1
     assert "linear_backward" in report.table()
+
+
+# ---- batches of sequences --------------------------------------------------------------------------------------------
+
+LENGTHS = np.array([3, 6, 1, 4])
+
+
+def sequences(dtype="float64", cell="lstm"):
+    """A trainer of a language model of 7 tokens, and ids and labels of 4 sequences of 6."""
+    ids = np.random.default_rng(0).integers(0, 7, (4, 7))
+    model = dd.models.LanguageModel(7, cell, 5, 4, dtype=dtype, seed=3)
+    return dd.Trainer(model, dd.optim.Adam(0.01), seed=9), ids[:, :-1], ids[:, 1:]
+
+
+def losses_of(run, updates=6):
+    """The losses of a fit, update by update."""
+    curve = dd.callbacks.LossCurve()
+    run(curve)
+    assert len(curve.losses) == updates
+    return curve.losses.tolist()
+
+
+def test_fit_takes_batches_with_lengths():
+    """As tuples, as Batch, and as arrays; where the state begins anew."""
+    reference, x, y = sequences()
+    expected = [reference.step(x, y, LENGTHS) for _ in range(2)]
+    reference.model.reset_state()
+    expected += [reference.step(x, y, LENGTHS) for _ in range(2)]
+    trainer, x, y = sequences()
+    got = losses_of(lambda c: trainer.fit([(x, y, LENGTHS)] * 2, epochs=2, progress=False, callbacks=[c]), 4)
+    assert got == expected
+
+    for begins in (False, True):
+        reference, x, y = sequences()
+        expected = []
+        for i in range(3):
+            if i == 0 or begins:
+                reference.model.reset_state()
+            expected.append(reference.step(x, y, LENGTHS))
+        trainer, x, y = sequences()
+        batches = [dd.Batch(x, y, LENGTHS, begins=begins)] * 3
+        assert losses_of(lambda c, t=trainer, b=batches: t.fit(b, progress=False, callbacks=[c]), 3) == expected
+
+    reference, x, y = sequences()
+    trainer, _, _ = sequences()
+    expected = []
+    for rows in (slice(0, 3), slice(3, 4)):
+        reference.model.reset_state()
+        expected.append(reference.step(x[rows], y[rows], LENGTHS[rows]))
+    data = (x, y, LENGTHS)
+    options = {"batch_size": 3, "shuffle": False, "progress": False}
+    assert losses_of(lambda c: trainer.fit(data, callbacks=[c], **options), 2) == expected
+    shuffled, _, _ = sequences()
+    history = shuffled.fit(data, data, epochs=20, batch_size=2, progress=False)
+    assert history["val_loss"][-1] < history["val_loss"][0]
+
+
+def test_evaluation_of_ragged_batches():
+    """The mean over the tokens that count, however they are cut into batches; what is behind an end may be anything."""
+    trainer, x, y = sequences()
+    behind = np.arange(6) >= LENGTHS[:, None]
+    x, y = np.where(behind, 99, x), np.where(behind, 99, y)
+    total = correct = 0.0
+    for b, n in enumerate(LENGTHS):
+        alone = trainer.evaluate([(x[b : b + 1, :n], y[b : b + 1, :n])])
+        total, correct = total + n * alone["loss"], correct + n * alone["accuracy"]
+    halves = [(x[:2], y[:2], LENGTHS[:2]), dd.Batch(x[2:], y[2:], LENGTHS[2:], begins=True)]
+    for data, size in (((x, y, LENGTHS), 4), ((x, y, LENGTHS), 3), (halves, 1)):
+        found = trainer.evaluate(data, batch_size=size)
+        assert found["loss"] == pytest.approx(total / LENGTHS.sum(), rel=1e-12)
+        assert found["accuracy"] == pytest.approx(correct / LENGTHS.sum(), rel=1e-12)
+
+
+def test_batches_with_weights(problem, make_trainer):
+    """In fit as in step; an evaluation's mean is a weighted one."""
+    x, y = problem
+    weight = np.linspace(0, 2, 120).astype("float32")
+    reference, trainer = make_trainer(), make_trainer()
+    expected = [reference.step(x[i : i + 60], y[i : i + 60], sample_weight=weight[i : i + 60]) for i in (0, 60)]
+    batches = [dd.Batch(x[i : i + 60], y[i : i + 60], sample_weight=weight[i : i + 60]) for i in (0, 60)]
+    got = losses_of(lambda c: trainer.fit(batches, progress=False, callbacks=[c]), 2)
+    assert got == expected
+    shares = weight[:60].sum(), weight[60:].sum()
+    assert trainer.history["loss"][0] == pytest.approx(np.average(expected, weights=shares), rel=1e-6)
+    whole, _ = dd.losses.CrossEntropy()(trainer.model.predict(x), y, weight)
+    assert trainer.evaluate(batches)["loss"] == pytest.approx(whole, rel=1e-6)
+
+
+def test_gradients_of_ragged_batches():
+    for cell in ("rnn", "lstm", "gru"):
+        trainer, x, y = sequences(cell=cell)
+        report = dd.gradcheck(trainer.model, x, y, lengths=LENGTHS)
+        assert report, report
+
+
+def test_a_batch_of_which_nothing_counts_is_left_out():
+    trainer, x, y = sequences()
+    ignored = np.where(np.arange(6) < LENGTHS[:, None], -100, y)  # labels only where no token counts
+    with pytest.raises(ValueError, match="one label in y that counts, got none"):
+        trainer.evaluate([(x, ignored, LENGTHS)])
+    assert trainer.evaluate([(x, ignored, LENGTHS), (x, y, LENGTHS)]) == trainer.evaluate((x, y, LENGTHS))
+
+
+def test_a_wrong_label_is_named_by_its_place():
+    trainer, x, y = sequences()
+    wrong = y.copy()
+    wrong[1, 5] = wrong[3, 0] = 7
+    for call in (
+        lambda: trainer.step(x, wrong),
+        lambda: trainer.step(x, wrong, LENGTHS),
+        lambda: trainer.evaluate((x, wrong)),
+        lambda: trainer.fit([(x, wrong, LENGTHS)], progress=False),
+    ):
+        with pytest.raises(ValueError, match=r"y: expected labels from 0 to 6, got 7 at \(1, 5\)"):
+            call()
+    with pytest.raises(ValueError, match=r"y: expected labels from 0 to 6, got 7 at \(3, 0\)"):
+        trainer.step(x, wrong, [3, 5, 1, 4])  # the other one is behind its sequence's end
+    wrong[3, 0] = -100
+    assert np.isfinite(trainer.step(x, wrong, [3, 5, 1, 4]))
+
+
+def test_a_trainers_copy_carries_the_state_on():
+    trainer, x, y = sequences()
+    trainer.step(x, y)
+    twin, stored = copy.deepcopy(trainer), pickle.loads(pickle.dumps(trainer))
+    expected = [trainer.step(x, y) for _ in range(3)]
+    assert [twin.step(x, y) for _ in range(3)] == expected
+    assert [stored.step(x, y) for _ in range(3)] == expected
+    trainer.model.reset_state()
+    assert copy.deepcopy(trainer).step(x, y) == trainer.step(x, y)
+
+
+@pytest.mark.parametrize(
+    ("data", "error", "message"),
+    [
+        (lambda x, y: [(x, y, LENGTHS, 1)], TypeError, r"data: expected batches \(x, y\), \(x, y, lengths\) or Batch"),
+        (lambda x, y: [x], TypeError, r"data: expected batches .*, got ndarray"),
+        (lambda x, y: (x, y, LENGTHS[:3]), ValueError, r"lengths: expected shape \(4,\), one for each row of x"),
+        (lambda x, y: (x, y, LENGTHS + 3), ValueError, "lengths: expected numbers from 1 to 6"),
+        (lambda x, y: [(x, y, LENGTHS * 1.0)], TypeError, "lengths: expected integers"),
+        (lambda x, y: (x, y, LENGTHS, y), ValueError, r"train: expected \(x, y\), \(x, y, lengths\) or an iterable"),
+    ],
+)
+def test_bad_batches_of_sequences(data, error, message):
+    trainer, x, y = sequences()
+    with pytest.raises(error, match=message):
+        trainer.fit(data(x, y), progress=False)
+    assert trainer.update == 0
+
+
+def test_lengths_for_a_model_without_sequences(problem, make_trainer):
+    x, y = problem
+    with pytest.raises(ValueError, match="lengths: this model takes no sequences"):
+        make_trainer().fit([dd.Batch(x, y, np.ones(120, int))], progress=False)

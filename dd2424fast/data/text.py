@@ -1,6 +1,8 @@
 """A text as training data for a language model."""
 
 import itertools
+import re
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +30,12 @@ class TextCorpus:
         Tokens in a window.
     validation, test : float
         Shares of its tokens; the parts follow each other: train, validation, test.
+    special : sequence of str
+        Control tokens, which stand for themselves wherever they occur, such as `speakers(source)`; for a tokenizer
+        that is made here.
+    learn_special : bool
+        False: no prediction of a special token counts (its target is -100, CrossEntropy's `ignore_index`), as where a
+        speaker's name is always given.
     chunk : int, optional
         Cut the training part into chunks of so many tokens and shuffle them anew every epoch; the state begins at
         zero with each. By default the part is read from its beginning to its end.
@@ -37,6 +45,7 @@ class TextCorpus:
     tokenizer : Tokenizer
     train, validation, test : ndarray of int64
         Token ids of the parts.
+    learn_special : bool
 
     Raises
     ------
@@ -44,7 +53,9 @@ class TextCorpus:
         The text is empty, or its training part is shorter than a window and one token.
     """
 
-    def __init__(self, source, tokenizer="char", time=25, validation=0.1, test=0.0, chunk=None):
+    def __init__(
+        self, source, tokenizer="char", time=25, validation=0.1, test=0.0, chunk=None, *, special=(), learn_special=True
+    ):
         self.time = positive_integer("time", time)
         self.chunk = None if chunk is None else positive_integer("chunk", chunk)
         if self.chunk is not None and self.chunk < self.time:
@@ -55,7 +66,8 @@ class TextCorpus:
             raise ValueError(f"test: expected validation + test below 1, got {validation} + {test}")
         text = _text_of(source)
         learns = round(len(text) * (1 - validation - test))
-        self.tokenizer = _tokenizer(tokenizer, text, text[:learns])
+        self.tokenizer = _tokenizer(tokenizer, text, text[:learns], special)
+        self.learn_special = learn_special
         ids = self.tokenizer.encode(text, "source")
         cuts = [0, round(len(ids) * (1 - validation - test)), round(len(ids) * (1 - test)), len(ids)]
         self.train, self.validation, self.test = (ids[a:b] for a, b in itertools.pairwise(cuts))
@@ -114,7 +126,7 @@ class TextCorpus:
             group, window = divmod(i, windows)
             begin = starts[group * batch_size : (group + 1) * batch_size, None] + window * time
             places = begin + np.arange(min(time, length - window * time))
-            yield ids[places], ids[places + 1], window == 0
+            yield ids[places], self._targets(ids[places + 1]), window == 0
 
     def evaluation(self, part="validation"):
         """Yield (x, y, begins) over a whole part, for an evaluation: long windows of at most 32 streams, none of which
@@ -127,7 +139,11 @@ class TextCorpus:
         starts = np.arange(streams)[:, None] * length
         for first in range(0, length, 100):
             places = starts + np.arange(first, min(first + 100, length))
-            yield ids[places], ids[places + 1], first == 0
+            yield ids[places], self._targets(ids[places + 1]), first == 0
+
+    def _targets(self, ids):
+        """What is to be predicted; special tokens have the first ids."""
+        return ids if self.learn_special else np.where(ids < len(self.tokenizer.special), -100, ids)
 
     def __repr__(self):
         sizes = ", ".join(f"{part} {len(self._ids(part)):,}" for part in PARTS)
@@ -157,10 +173,55 @@ def _is_file(text):
         return False
 
 
-def _tokenizer(tokenizer, text, train):
+def speakers(source, most=None, least=2, pattern=r"^[^\W\d_][^\n:]{0,39}:"):
+    """Find who speaks in a dialogue such as "ROMEO:\\nIs the day so young?", as control tokens for a corpus.
+
+    A model trained with them continues a prompt that begins with a speaker's token in that speaker's manner;
+    `dd.generate(..., banned=tokenizer.special)` keeps it from leaving the role.
+
+    Parameters
+    ----------
+    source : path or str
+        As for `TextCorpus`.
+    most : int, optional
+        At most so many, the most frequent ones.
+    least : int
+        Only those that occur at least so often: a line of prose may hold a colon too.
+    pattern : str
+        A regular expression, of which each match is a token; "^" is the beginning of a line. Default: a letter at the
+        beginning of a line, and what follows it up to a colon, at most 41 characters in all.
+
+    Returns
+    -------
+    tuple of str
+        Names with their colon, as they stand in the text, the most frequent first.
+
+    Examples
+    --------
+    >>> speakers("ANN:\\nYes.\\nBOB:\\nNo.\\nANN:\\nYes!\\n", least=1)
+    ('ANN:', 'BOB:')
+    """
+    most = None if most is None else positive_integer("most", most)
+    least = positive_integer("least", least)
+    try:
+        pattern = re.compile(pattern, re.MULTILINE)
+    except (re.error, TypeError) as error:
+        raise ValueError(f"pattern: expected a regular expression, got {pattern!r} ({error})") from None
+    counts = Counter(match[0] for match in pattern.finditer(_text_of(source)) if match[0])
+    ordered = sorted(counts, key=lambda name: (-counts[name], name))
+    return tuple(name for name in ordered if counts[name] >= least)[:most]
+
+
+def _tokenizer(tokenizer, text, train, special):
     if isinstance(tokenizer, Tokenizer):
+        if special:
+            raise ValueError("special: a tokenizer that exists has its own special tokens; give them to it")
         return tokenizer
-    makers = {"char": lambda: Char(text), "word": lambda: Word(train), "bpe": lambda: BPE(train)}
+    makers = {
+        "char": lambda: Char(text, special),
+        "word": lambda: Word(train, special),
+        "bpe": lambda: BPE(train, special),
+    }
     if not isinstance(tokenizer, str) or tokenizer not in makers:
         raise ValueError(f"tokenizer: expected one of {', '.join(makers)} or a Tokenizer, got {tokenizer!r}")
     return makers[tokenizer]()

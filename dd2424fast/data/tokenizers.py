@@ -1,5 +1,6 @@
 """From text to token ids and back: characters, words, or byte pairs."""
 
+import functools
 import re
 from collections import Counter
 
@@ -97,6 +98,21 @@ class Tokenizer:
 
     def _joined(self, tokens):
         return "".join(tokens)
+
+    def characters(self, ids):
+        """How many characters of text token ids stand for; None where one is the unknown token, which does not tell."""
+        ids = np.asarray(ids)
+        if self.unknown is not None and (ids == self._ids[self.unknown]).any():
+            return None
+        return int(self._sizes[ids].sum())
+
+    @functools.cached_property
+    def _sizes(self):
+        """Characters of each token."""
+        return np.array([self._size(token) for token in self.tokens])
+
+    def _size(self, token):
+        return len(token)
 
     def __repr__(self):
         return f"<{type(self).__name__} tokenizer: {self.vocab_size} tokens>"
@@ -220,6 +236,10 @@ class BPE(Tokenizer):
         except TypeError:  # half of a surrogate pair: no UTF-8
             raise ValueError(f"{name}: expected a text that UTF-8 can hold") from None
 
+    def _size(self, token):
+        """A token is bytes, each shown as a character; those that go on with a character of the text count nothing."""
+        return len(token) if token in self.special else sum(c not in _CONTINUATIONS for c in token)
+
     def _joined(self, tokens):
         """Stretches between special tokens are bytes; the special tokens stand for themselves."""
         text, stretch = [], []
@@ -240,6 +260,11 @@ class BPE(Tokenizer):
         self = cls.__new__(cls)
         self._take(_library().Tokenizer.from_str(description["model"]), tuple(description["special"]))
         return self
+
+
+# How byte-level BPE shows the bytes 0x80 to 0xBF, which in UTF-8 only go on with a character (Radford et al. 2019):
+# printable ones as themselves; the others follow the 33 + 1 ASCII bytes that are not printable from U+0100 on.
+_CONTINUATIONS = frozenset(chr(b) for b in range(0xA1, 0xC0) if b != 0xAD) | frozenset(map(chr, range(0x122, 0x144)))
 
 
 def _library():

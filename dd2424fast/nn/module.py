@@ -89,6 +89,8 @@ class Workspace:
         Whether this pass begins with the recurrent state that the last one ended with.
     carried : tuple of ndarray, or None
         That state.
+    flow : dict or None
+        Where it is one, the backward pass of a recurrent layer notes dL/dh of every row in it, by strand.
     """
 
     def __init__(self, training):
@@ -96,6 +98,7 @@ class Workspace:
         self.lengths = None
         self.carries = False
         self.carried = None
+        self.flow = None
         self.output_shape = None
         self.seed = 0
         self.update = 0

@@ -272,6 +272,7 @@ class _Strand:
         """
         x, ids, counts, initial, noise, (gates, h, previous, c, du, scratch) = self._kept(work)
         U, bias = self.U.value, self.bU is not None
+        watched = None if work.flow is None else self._watched(dh, noise, gates)
         if self.cell == "rnn":
             da = du = dh
             kernels.rnn_backward(dh, dlast[0], U, h, counts, da, dinitial[0], scratch, noise)
@@ -281,6 +282,8 @@ class _Strand:
         else:
             da = gates
             kernels.gru_backward(dh, dlast[0], U, previous, gates, c, counts, da, du, dinitial[0], scratch, noise)
+        if watched is not None:
+            work.flow[self] = self._total_gradient(*watched, dlast[0], du, counts)
         dbU = self.bU.gradient if bias else None
         kernels.linear_backward(du, previous, U, None, self.U.gradient, dbU, False, bias)
         one_bias = bias and da is du  # both biases are added to the same sums
@@ -297,6 +300,28 @@ class _Strand:
         if one_bias:
             self.b.gradient[...] = dbU
         return dx
+
+    def _watched(self, dh, noise, gates):
+        """What the kernels overwrite and the flow of gradients needs: dh, and the share of the old state that each new
+        one holds by itself."""
+        keep = 0 if noise is None else (noise.flags & 1).astype(self.dtype)
+        z = gates[:, self.hidden : 2 * self.hidden] if self.cell == "gru" else 0
+        return dh.copy(), np.broadcast_to(keep + (1 - keep) * z, dh.shape)
+
+    def _total_gradient(self, dh, held, dlast, du, counts):
+        """dL/dh of every row, with what flows back through time; dh, what comes from above, becomes it.
+
+        dh_t += held_{t+1} dh_{t+1} + du_{t+1} U^T
+        """
+        back = kernels.linear_forward(du, np.ascontiguousarray(self.U.value.T), None, "identity")
+        starts = np.cumsum([0, *counts])
+        goes_on = [*counts[1:], 0]  # sequences that run at the next step too
+        for t in reversed(range(len(counts))):
+            here, next_one = (slice(start, start + goes_on[t]) for start in starts[t : t + 2])
+            dh[here] += held[next_one] * dh[next_one] + back[next_one]
+            if dlast is not None:
+                dh[starts[t] + goes_on[t] : starts[t + 1]] += dlast[goes_on[t] : counts[t]]
+        return dh
 
     def _kept(self, work):
         """What `forward` kept, once."""
@@ -376,10 +401,13 @@ class _NormStrand(_Strand):
             else (self.b.gradient, self.shift_c.gradient)
         )
         gain, U, shift_c = self.gain.value, self.U.value, self._shifts()[1]
+        watched = None if work.flow is None else self._watched(dh, noise, None)
         kernels.lstm_norm_backward(
             dh, *dlast, U, self.gain_U.value, self.gain_c.value, shift_c, da, c, initial[1], du, statistics, counts,
             da, du, self.gain_U.gradient, self.gain_c.gradient, dshift_c, *dinitial, scratch, noise,
         )  # fmt: skip
+        if watched is not None:
+            work.flow[self] = self._total_gradient(*watched, dlast[0], du, counts)
         kernels.linear_backward(du, previous, U, None, self.U.gradient, None, False, False)
         dx = None
         if ids is None:  # du has served
@@ -606,7 +634,7 @@ class _Recurrent(Module):
         return rows.unpack(y, work.array(self, "output", (*x.shape[:2], self.output_size), self.dtype)), last
 
     def _forward(self, x, work):
-        return self._rows_forward(x, rows_of(x, None), None, work)[0]
+        return self._rows_forward(x, rows_of(x, work.lengths), None, work)[0]
 
     def _backward(self, dy, work, need_dx):
         return self._rows_backward(dy, None, work, need_dx)[0]
