@@ -18,7 +18,7 @@ class Reporter:
         self.trainer, self.batches = trainer, batches
         self.shown = bool(progress)
         self.bar = self.smoothed = None
-        self.last = ""  # the last epoch's numbers
+        self.last = ""  # the last epoch's validation
         self.unit = "update"
         if batches.corpus is not None:
             self.unit = "character" if isinstance(batches.corpus.tokenizer, Char) else "token"
@@ -50,9 +50,15 @@ class Reporter:
         updates = max(min(known, default=0), 0)
         if self.unit == "update":
             return updates or None
-        streams = batches.batch_size
-        groups, length = batches.corpus._plan("train", streams)
-        return round(updates * groups * streams * length / len(batches)) or None
+        now = trainer.epoch * len(batches) + done
+        return self._tokens(now + updates) - self._tokens(now) or None
+
+    def _tokens(self, updates):
+        """How many tokens so many updates read."""
+        streams, time = self.batches.batch_size, self.batches.corpus.time
+        _, length = self.batches.corpus._plan("train", streams)
+        done, windows = divmod(updates, -(-length // time))  # groups of streams, of all epochs
+        return streams * (done * length + windows * time)
 
     def update(self, loss):
         if self.bar is None:
@@ -63,8 +69,8 @@ class Reporter:
 
     def epoch_ends(self, row):
         names = [name for name in ("loss", "accuracy", "val_loss", "val_accuracy") if name in row]
-        text = ", ".join(f"{name} {row[name]:.4f}" for name in names)
         if self.bar is not None:
-            self.last = f" (epoch {row['epoch']}: {text})"
+            self.last = "".join(f", {name} {row[name]:.4f}" for name in names if name.startswith("val_"))
         elif self.shown:
+            text = ", ".join(f"{name} {row[name]:.4f}" for name in names)
             print(f"epoch {row['epoch']}/{self.trainer._last_epoch}: {text} ({row['seconds']:.2f} s)", file=sys.stderr)

@@ -208,7 +208,7 @@ def _last_good(path):
     if not path.exists():
         return f"it came before the first checkpoint at {path}"
     _, header = read(path, "checkpoint")
-    return f"the last good checkpoint is {path}, after update {header['trainer']['update']}"
+    return f"the last good checkpoint is {path}, of {header['trainer']['update']} updates"
 
 
 def files_of(o):
