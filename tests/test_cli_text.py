@@ -260,14 +260,15 @@ LONG = [*SMALL, "--dropout", 0.2, "--layers", 2, "--patience", 1000, "--optimize
 
 
 def test_a_training_killed_at_any_moment_resumes_bit_for_bit(start, folder, tmp_path):
-    """Between two updates; with a checkpoint half written; just renamed; in the validation."""
+    """Between two updates; with a checkpoint not yet synced, not yet renamed, just renamed; in the validation."""
     windows = TextCorpus(TEXT, time=10).count("train", 3)
     checkpoint = tmp_path / "c.safetensors"
     options = ["train", "lm", "--text", folder / "text.txt", *LONG, "--updates", windows + 20]
     files = ["--checkpoint", checkpoint, "--checkpoint-every", 7]
     made = 0
-    # A checkpoint is synced, renamed, and its folder synced.
-    for kill_at, expected in (("step:17", 14), ("fsync:3", 21), ("fsync:2", 28), ("evaluate:1", windows // 7 * 7)):
+    # A checkpoint is written and synced, renamed, and its folder synced.
+    moments = [("step:17", 14), ("fsync:3", 21), ("replace:1", 21), ("fsync:2", 28), ("evaluate:1", windows // 7 * 7)]
+    for kill_at, expected in moments:
         process = start(*options, *files, *(["--resume"] if made else []), kill_at=kill_at)
         out, err = process.communicate()
         assert process.returncode == -signal.SIGKILL, err
