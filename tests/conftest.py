@@ -12,10 +12,11 @@ KILLED = """
 import os, signal, sys
 from dd2424fast import Trainer
 from dd2424fast.cli import main
+from dd2424fast.optim import Optimizer
 
 name, _, left = sys.argv.pop(1).partition(":")
 left = int(left)
-owner = Trainer if hasattr(Trainer, name) else os
+owner = next(owner for owner in (Optimizer, Trainer, os) if hasattr(owner, name))
 function = getattr(owner, name)
 
 def die_at_last(*args, **kwargs):
@@ -42,8 +43,8 @@ def one_thread(monkeypatch):
 
 @pytest.fixture
 def start(tmp_path):
-    """Start the command in a process of its own. `kill_at` "step:3": it kills itself when it comes to the third call of
-    `Trainer.step`, or of `os.fsync` ..., and does not make it."""
+    """Start the command in a process of its own. `kill_at` "update:3": it kills itself when it comes to the third call
+    of `Optimizer.update`, of `Trainer.evaluate` or of `os.fsync` ..., and does not make it."""
     processes = []
 
     def start(*args, kill_at=None):

@@ -261,7 +261,7 @@ LONG = "train mlp --dropout 0.2 --optimizer adam --batch-size 10 --validation 0.
 
 def test_a_killed_training_resumes_bit_for_bit(start, tmp_path):
     options = [*LONG, "--epochs", 3, "--checkpoint", tmp_path / "c.safetensors", "--checkpoint-every", 30, "--output"]
-    process = start(*options, "killed.safetensors", kill_at="step:201")
+    process = start(*options, "killed.safetensors", kill_at="update:201")
     process.communicate()
     assert process.returncode == -signal.SIGKILL
     assert not (tmp_path / "killed.safetensors").exists()

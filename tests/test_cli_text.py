@@ -260,14 +260,14 @@ LONG = [*SMALL, "--dropout", 0.2, "--layers", 2, "--patience", 1000, "--optimize
 
 
 def test_a_training_killed_at_any_moment_resumes_bit_for_bit(start, folder, tmp_path):
-    """Between two updates; with a checkpoint not yet synced, not yet renamed, just renamed; in the validation."""
+    """Within an update; with a checkpoint not yet synced, not yet renamed, just renamed; in the validation."""
     windows = TextCorpus(TEXT, time=10).count("train", 3)
     checkpoint = tmp_path / "c.safetensors"
     options = ["train", "lm", "--text", folder / "text.txt", *LONG, "--updates", windows + 20]
     files = ["--checkpoint", checkpoint, "--checkpoint-every", 7]
     made = 0
     # A checkpoint is written and synced, renamed, and its folder synced.
-    moments = [("step:17", 14), ("fsync:3", 21), ("replace:1", 21), ("fsync:2", 28), ("evaluate:1", windows // 7 * 7)]
+    moments = [("update:17", 14), ("fsync:3", 21), ("replace:1", 21), ("fsync:2", 28), ("evaluate:1", windows // 7 * 7)]
     for kill_at, expected in moments:
         process = start(*options, *files, *(["--resume"] if made else []), kill_at=kill_at)
         out, err = process.communicate()
@@ -353,14 +353,14 @@ def test_a_full_disk_leaves_the_old_checkpoint(folder, tmp_path, monkeypatch):
 
 
 def test_an_explosion_names_the_update_and_the_last_good_checkpoint(folder, tmp_path, monkeypatch):
-    step = dd.Trainer.step
+    update = dd.optim.Optimizer.update
 
-    def explode(self, x, y):
-        if self.update == 17:
-            self.model.parameters[...] = 3e38
-        return step(self, x, y)
+    def explode(self, model, rate):
+        update(self, model, rate)
+        if self.updates == 17:
+            model.parameters[...] = 3e38
 
-    monkeypatch.setattr(dd.Trainer, "step", explode)
+    monkeypatch.setattr(dd.optim.Optimizer, "update", explode)
     checkpoint = tmp_path / "c.safetensors"
     options = ["--text", folder / "text.txt", *LONG, "--updates", 40, "--quiet", "--output", tmp_path / "m"]
     for before, message in (
@@ -377,7 +377,7 @@ def test_an_explosion_names_the_update_and_the_last_good_checkpoint(folder, tmp_
     assert len(result.stderr.splitlines()) == 1
     assert "update 17: the " in result.stderr
     assert f"the last good checkpoint is {checkpoint}, of 15 updates" in result.stderr
-    monkeypatch.setattr(dd.Trainer, "step", step)
+    monkeypatch.setattr(dd.optim.Optimizer, "update", update)
     result = run("train", "lm", *options, "--checkpoint", checkpoint, "--resume")
     assert result.exit_code == 0, result.output
 
