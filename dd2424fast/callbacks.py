@@ -20,7 +20,15 @@ from .nn.module import GENERATION
 
 class Callback(Configured):
     """Base: override what you need. Set `trainer.stop_reason` to a text to end training after the current update or
-    epoch."""
+    epoch.
+
+    Attributes
+    ----------
+    last_update : int or None
+        After how many updates in all it will end training, where it knows; for the time left that is shown.
+    """
+
+    last_update = None
 
     def fit_begins(self, trainer):
         """Called once, before the first update."""
@@ -155,7 +163,7 @@ class BestModel(_Monitor):
 
 
 class Checkpoint(Callback):
-    """Save a checkpoint every so many epochs or updates, and when training is interrupted.
+    """Save a checkpoint every so many epochs or updates, and when training is interrupted or stopped.
 
     Parameters
     ----------
@@ -174,7 +182,7 @@ class Checkpoint(Callback):
 
     def update_ends(self, trainer, loss):
         due = self.updates is not None and trainer.update % self.updates == 0
-        if due or trainer.stop_reason == "interrupted":
+        if due or trainer.stop_reason is not None:
             self._save(trainer)
 
     def epoch_ends(self, trainer, row):

@@ -2,8 +2,10 @@
 
 import numpy as np
 
+from . import kernels
 from .files import read, write
 from .history import History
+from .training import TrainingDiverged
 
 
 def _signature(trainer):
@@ -14,8 +16,14 @@ def _signature(trainer):
 
 
 def save_checkpoint(trainer, path):
-    """Write what training needs to go on."""
+    """Write what training needs to go on; never what it cannot go on with."""
     model, optimizer = trainer.model, trainer.optimizer
+    if not kernels.all_finite(model.parameters):
+        raise TrainingDiverged(
+            f"update {trainer.update - 1}: it left a parameter that is not finite; {path} was not written. "
+            "Lower the learning rate",
+            trainer.update - 1,
+        )
     tensors = {"parameters": model.parameters, "buffers": model.buffers}
     tensors.update({f"optimizer.{name}": vector for name, vector in optimizer.state.items()})
     carried = model._training_work().carried

@@ -6,6 +6,7 @@ import numpy as np
 
 from . import kernels
 from .configuration import integer_in, positive_integer, real_in
+from .data.tokenizers import Tokenizer
 from .nn import GRU, LSTM, RNN, BatchNorm, Dropout, Embedding, Linear, Module, ReLU, Sequential
 from .nn.module import GENERATION
 from .nn.layers import uniform
@@ -88,6 +89,11 @@ class LanguageModel(Module):
     zoneout, zoneout_cell, recurrent_dropout, layer_norm : see nn.LSTM
     dtype : {"float32", "float64"}
     seed : int, optional
+
+    Attributes
+    ----------
+    tokenizer : data.Tokenizer or None
+        What its token ids mean; assign it, and `save` writes it into the file, from which `load` brings it back.
     """
 
     takes_lengths = True
@@ -114,6 +120,7 @@ class LanguageModel(Module):
         if not isinstance(cell, str) or cell not in cells:
             raise ValueError(f"cell: expected one of {', '.join(cells)}, got {cell!r}")
         self.vocab_size = positive_integer("vocab_size", vocab_size)
+        self.tokenizer = None
         for name, value in (
             ("hidden", hidden),
             ("layers", layers),
@@ -145,6 +152,25 @@ class LanguageModel(Module):
         if seed is not None or tied:
             self._initialise(seed)
         self.join()
+
+    @property
+    def tokenizer(self):
+        return self._tokenizer
+
+    @tokenizer.setter
+    def tokenizer(self, tokenizer):
+        if tokenizer is not None and not isinstance(tokenizer, Tokenizer):
+            raise TypeError(f"tokenizer: expected a data.Tokenizer or None, got {type(tokenizer).__name__}")
+        if tokenizer is not None and tokenizer.vocab_size != self.vocab_size:
+            raise ValueError(f"tokenizer: expected one of {self.vocab_size} tokens, got {tokenizer.vocab_size}")
+        self._tokenizer = tokenizer
+
+    def _attachments(self):
+        return {} if self.tokenizer is None else {"tokenizer": self.tokenizer.to_dict()}
+
+    def _attach(self, attachments):
+        if "tokenizer" in attachments:
+            self.tokenizer = Tokenizer.from_dict(attachments["tokenizer"])
 
     def reset_state(self):
         """Let the next update begin at the zero state."""

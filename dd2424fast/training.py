@@ -23,7 +23,8 @@ from .reporter import Reporter
 
 
 class TrainingDiverged(FloatingPointError):
-    """The loss or a gradient is not finite. The update was not applied: the parameters are those before it.
+    """The loss or a gradient is not finite: the update was not applied, the parameters are those before it. Or a
+    parameter is not finite, found when a checkpoint was to be saved: the file is the one before it.
 
     Attributes
     ----------
@@ -374,6 +375,13 @@ class Trainer(Configured):
         """Write all that training needs to go on bit for bit: model, buffers, optimizer, counters, history, callbacks.
 
         The file is written beside its place, synced and renamed: a crash or a full disk leaves the previous one whole.
+
+        Raises
+        ------
+        TrainingDiverged
+            A parameter is not finite; nothing was written.
+        OSError
+            The file could not be written; the previous one is whole.
         """
         from .checkpoints import save_checkpoint
 

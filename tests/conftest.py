@@ -1,9 +1,63 @@
 """What several test files need."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
 import dd2424fast as dd
+
+KILLED = """
+import os, signal, sys
+from dd2424fast import Trainer
+from dd2424fast.cli import main
+from dd2424fast.optim import Optimizer
+
+name, _, left = sys.argv.pop(1).partition(":")
+left = int(left)
+owner = next(owner for owner in (Optimizer, Trainer, os) if hasattr(owner, name))
+function = getattr(owner, name)
+
+def die_at_last(*args, **kwargs):
+    global left
+    left -= 1
+    if not left:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return function(*args, **kwargs)
+
+setattr(owner, name, die_at_last)
+main()
+"""
+
+
+@pytest.fixture
+def one_thread(monkeypatch):
+    """Tests that run beside other programs wait long for two; the results are the same."""
+    before = dd.get_num_threads()
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    dd.set_num_threads(1)
+    yield
+    dd.set_num_threads(before)
+
+
+@pytest.fixture
+def start(tmp_path):
+    """Start the command in a process of its own. `kill_at` "update:3": it kills itself when it comes to the third call
+    of `Optimizer.update`, of `Trainer.evaluate` or of `os.fsync` ..., and does not make it."""
+    processes = []
+
+    def start(*args, kill_at=None):
+        program = ["-m", "dd2424fast.cli"] if kill_at is None else ["-c", KILLED, kill_at]
+        command = [sys.executable, *program, *map(str, args)]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        processes.append(subprocess.Popen(command, cwd=tmp_path, text=True, **pipes))
+        return processes[-1]
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.communicate()
 
 
 @pytest.fixture

@@ -6,74 +6,19 @@ import pickle
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
+from command_line import run, wait_for
 
 import dd2424fast as dd
 from dd2424fast.cli import main
 
-COMMANDS = ("demo", "train", "evaluate", "gradcheck", "bench", "profile", "info")
+COMMANDS = ("demo", "train", "generate", "evaluate", "gradcheck", "bench", "profile", "info")
 
 
-def run(*args):
-    return CliRunner().invoke(main, [str(arg) for arg in args])
-
-
-KILLED = """
-import os, signal, sys
-from dd2424fast import Trainer
-from dd2424fast.cli import main
-
-step, kill_at = Trainer.step, int(sys.argv.pop(1))
-
-def step_or_die(self, *batch):
-    if self.update == kill_at:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return step(self, *batch)
-
-Trainer.step = step_or_die
-main()
-"""
-
-
-@pytest.fixture(autouse=True)
-def one_thread(monkeypatch):
-    """Tests that run beside other programs wait long for two; the results are the same."""
-    before = dd.get_num_threads()
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    dd.set_num_threads(1)
-    yield
-    dd.set_num_threads(before)
-
-
-@pytest.fixture
-def start(tmp_path):
-    """Start the command in a process of its own; `kill_at`: the update before which it kills itself."""
-    processes = []
-
-    def start(*args, kill_at=None):
-        program = ["-m", "dd2424fast.cli"] if kill_at is None else ["-c", KILLED, kill_at]
-        command = [sys.executable, *map(str, program), *map(str, args)]
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        processes.append(subprocess.Popen(command, cwd=tmp_path, text=True, **pipes))
-        return processes[-1]
-
-    yield start
-    for process in processes:
-        process.kill()
-        process.communicate()
-
-
-def wait_for(path, process):
-    end = time.monotonic() + 60
-    while not path.exists():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < end
-        time.sleep(0.01)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
@@ -101,16 +46,18 @@ def cifar(tmp_path_factory):
 # ---- help, usage, errors -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", [*COMMANDS, "train mlp", "train linear", "train lm"])
 def test_help_shows_examples_that_parse(name):
-    result = run(name, "--help")
+    result = run(*name.split(), "--help")
     assert result.exit_code == 0
     examples = [
         line.split("  (")[0].split() for line in result.stdout.splitlines() if line.startswith("    dd2424fast ")
     ]
-    assert any(example[1] == name for example in examples)
+    assert any(" ".join(example[1:]).startswith(name) for example in examples)
     for example in examples:
         command = main.commands[example[1]]
+        if hasattr(command, "commands"):
+            command = command.commands[example[2]]
         known = {option for parameter in command.params for option in parameter.opts}
         assert {word for word in example if word.startswith("--")} <= known
 
@@ -131,12 +78,12 @@ def test_version():
     ("args", "message"),
     [
         (["nonsense"], "No such command"),
-        (["train"], "Missing argument"),
-        (["train", "cnn"], "'cnn' is not one of"),
+        (["train"], "Usage: "),
+        (["train", "cnn"], "No such command 'cnn'"),
         (["train", "mlp", "--epochs", "0"], "--epochs"),
         (["train", "mlp", "--hidden", "5,x"], "separated by commas"),
         (["train", "mlp", "--batches", "6"], "from 1 to 5"),
-        (["train", "linear", "--hidden", "5"], "--hidden has no effect with linear"),
+        (["train", "linear", "--hidden", "5"], "No such option '--hidden'"),
         (["train", "mlp", "--optimizer", "adam", "--momentum", "0.5"], "--momentum has no effect with adam"),
         (["train", "mlp", "--low-lr", "0.1"], "--low-lr has no effect with constant"),
         (["train", "mlp", "--schedule", "cyclic"], "needs --step-size"),
@@ -314,7 +261,7 @@ LONG = "train mlp --dropout 0.2 --optimizer adam --batch-size 10 --validation 0.
 
 def test_a_killed_training_resumes_bit_for_bit(start, tmp_path):
     options = [*LONG, "--epochs", 3, "--checkpoint", tmp_path / "c.safetensors", "--checkpoint-every", 30, "--output"]
-    process = start(*options, "killed.safetensors", kill_at=200)
+    process = start(*options, "killed.safetensors", kill_at="update:201")
     process.communicate()
     assert process.returncode == -signal.SIGKILL
     assert not (tmp_path / "killed.safetensors").exists()

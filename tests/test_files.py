@@ -2,12 +2,14 @@
 
 import errno
 import os
+import pickle
 
 import numpy as np
 import pytest
 
 import dd2424fast as dd
 from dd2424fast import files
+from dd2424fast.data import BPE, Char, Word
 
 
 class Twice(dd.nn.Module):
@@ -109,7 +111,6 @@ def test_a_full_disk_leaves_the_old_file(make_trainer, tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == ["c"]
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
 def test_a_folder_that_is_missing_is_named(make_trainer, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"the folder .*absent does not exist"):
         make_trainer().save_checkpoint(tmp_path / "absent" / "c")
@@ -134,3 +135,59 @@ def test_an_optimizer_continues_bit_for_bit(problem, make_trainer, tmp_path):
         for trainer in (whole, second):
             trainer.step(x, y)
         np.testing.assert_array_equal(whole.model.parameters, second.model.parameters, err_msg=name)
+
+
+@pytest.mark.parametrize("kind", [Char, Word, BPE])
+def test_a_language_model_brings_its_tokenizer_back(kind, tmp_path):
+    if kind is BPE:
+        pytest.importorskip("tokenizers")
+    tokenizer = kind("one two, one three\n" * 9, special=("<A>",))
+    model = dd.models.LanguageModel(tokenizer.vocab_size, hidden=3, seed=0)
+    model.save(tmp_path / "m")
+    assert dd.models.LanguageModel.load(tmp_path / "m").tokenizer is None
+    model.tokenizer = tokenizer
+    model.save(tmp_path / "m")
+    for loaded in (dd.models.LanguageModel.load(tmp_path / "m"), dd.nn.Module.load(tmp_path / "m")):
+        assert type(loaded.tokenizer) is kind
+        assert loaded.tokenizer.to_dict() == tokenizer.to_dict()
+        np.testing.assert_array_equal(loaded.parameters, model.parameters)
+    assert pickle.loads(pickle.dumps(model)).tokenizer.tokens == tokenizer.tokens
+
+
+def test_a_tokenizer_must_fit_its_model():
+    model = dd.models.LanguageModel(3, hidden=2)
+    with pytest.raises(ValueError, match="tokenizer: expected one of 3 tokens, got 2"):
+        model.tokenizer = Char("ab")
+    with pytest.raises(TypeError, match=r"tokenizer: expected a data\.Tokenizer or None, got str"):
+        model.tokenizer = "char"
+    assert model.tokenizer is None
+
+
+def test_parameters_that_are_not_finite_are_not_saved(make_trainer, tmp_path):
+    trainer, path = make_trainer(), tmp_path / "c"
+    trainer.save_checkpoint(path)
+    kept = path.read_bytes()
+    trainer.update = 8
+    for value in (np.nan, np.inf):
+        trainer.model.parameters[5] = value
+        with pytest.raises(dd.TrainingDiverged, match="update 7: it left a parameter that is not finite") as caught:
+            trainer.save_checkpoint(path)
+        assert caught.value.update == 7
+        assert path.read_bytes() == kept
+
+
+def test_a_fit_that_a_callback_stops_within_an_epoch_is_saved(problem, make_trainer, tmp_path):
+    class Stop(dd.callbacks.Callback):
+        def update_ends(self, trainer, loss):
+            if trainer.update == 7:
+                trainer.stop_reason = "enough"
+
+    whole, first, second = make_trainer(), make_trainer(), make_trainer()
+    whole.fit(problem, epochs=2, batch_size=10, progress=False)
+    save = dd.callbacks.Checkpoint(tmp_path / "c")
+    first.fit(problem, epochs=2, batch_size=10, progress=False, callbacks=[Stop(), save])
+    second.load_checkpoint(tmp_path / "c")
+    assert second.update == 7
+    second.fit(problem, epochs=2, batch_size=10, progress=False)
+    np.testing.assert_array_equal(second.model.parameters, whole.model.parameters)
+    assert second.history["loss"] == whole.history["loss"]

@@ -1,4 +1,4 @@
-"""The command line: `dd2424fast demo | train | evaluate | gradcheck | bench | profile | info`.
+"""The command line: `dd2424fast demo | train | generate | evaluate | gradcheck | bench | profile | info`.
 
 One file a command. They import what computes only when they run, so that `dd2424fast --help` answers at once.
 """
@@ -9,6 +9,7 @@ from .bench import bench
 from .common import Group
 from .demo import demo
 from .evaluate import evaluate
+from .generate import generate
 from .gradcheck import gradcheck
 from .info import info
 from .profile import profile
@@ -19,6 +20,8 @@ Examples:
   dd2424fast demo
   dd2424fast train mlp --data digits --batch-norm --output digits.safetensors
   dd2424fast evaluate digits.safetensors --data digits
+  dd2424fast train lm --text shakespeare.txt --output shakespeare.safetensors
+  dd2424fast generate shakespeare.safetensors --prompt ROMEO: --length 500
 
 Results go to standard output, progress and messages to standard error.
 
@@ -33,5 +36,5 @@ def main():
     """Small neural networks, trained fast on the CPU."""
 
 
-for _command in (demo, train, evaluate, gradcheck, bench, profile, info):
+for _command in (demo, train, generate, evaluate, gradcheck, bench, profile, info):
     main.add_command(_command)

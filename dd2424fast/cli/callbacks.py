@@ -2,40 +2,59 @@
 
 import contextlib
 import signal
+import time
 
 from ..callbacks import Callback
+from ..files import read
 
 
 class StopOnSignal(Callback):
-    """Let SIGTERM end training between two updates, as Ctrl-C does by itself; the checkpoint is saved then.
+    """Let Ctrl-C or SIGTERM end training between two updates, so that nothing is half done; the checkpoint is saved
+    then. A second one acts at once.
 
     Attributes
     ----------
-    received : bool
+    received : int or None
+        The signal's number.
     """
 
     def __init__(self):
-        self.received = False
+        self.received = None
 
     @contextlib.contextmanager
     def listening(self):
-        """Take SIGTERM inside the block."""
-        previous = signal.signal(signal.SIGTERM, self._receive)
+        """Take the signals inside the block, but for those that this process was started to ignore."""
+        numbers = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) is not signal.SIG_IGN]
+        self._previous = {number: signal.signal(number, self._receive) for number in numbers}
         try:
             yield
         finally:
-            signal.signal(signal.SIGTERM, previous)
+            for number, handler in self._previous.items():
+                signal.signal(number, handler)
 
     def _receive(self, number, frame):
-        self.received = True
+        self.received = number
+        signal.signal(number, self._previous[number])
+
+    def _stop(self, trainer):
+        if self.received is not None:
+            trainer.stop_reason = "interrupted"
 
     def update_ends(self, trainer, loss):
-        if self.received:
-            trainer.stop_reason = "interrupted"
+        self._stop(trainer)
+
+    def epoch_ends(self, trainer, row):
+        self._stop(trainer)
 
 
 class SameOptions(Callback):
-    """Keep the options in the checkpoint, and refuse to go on with others."""
+    """Keep the options in the checkpoint, and refuse to go on with others.
+
+    Parameters
+    ----------
+    options : dict
+        Of what JSON can hold.
+    """
 
     def __init__(self, options):
         self.options = options
@@ -44,11 +63,81 @@ class SameOptions(Callback):
         return {"options": self.options}
 
     def load_state(self, state):
-        before = state["options"]
+        self._compare(state["options"])
+
+    def check(self, path):
+        """Raise ValueError where the checkpoint at `path` was made with other options; says more than a comparison of
+        the models, which comes later."""
+        _, header = read(path, "checkpoint")
+        found = [state for key, state in header["callbacks"].items() if key.endswith(f".{type(self).__name__}")]
+        if not found:
+            raise ValueError(f"--resume: {path} was not made by `dd2424fast train`")
+        self._compare(found[0]["options"])
+
+    def _compare(self, before):
+        names = sorted({*before, *self.options})
+        if before.get("kind") != self.options.get("kind"):
+            names = ["kind"]  # the rest differs because of it
         changed = [
             f"{name.replace('_', '-')} {before.get(name)} (now {self.options.get(name)})"
-            for name in sorted({*before, *self.options})
+            for name in names
             if before.get(name) != self.options.get(name)
         ]
         if changed:
             raise ValueError(f"--resume: the checkpoint was made with {', '.join(changed)}")
+
+
+class StopAfter(Callback):
+    """End training within an epoch, after so many updates in all.
+
+    Parameters
+    ----------
+    updates : int
+
+    Attributes
+    ----------
+    progress : tuple or None
+        Where the epoch was cut: (batches done, sum of losses, correct, weight, rows).
+    """
+
+    def __init__(self, updates):
+        self.last_update = updates
+        self.progress = None
+
+    def fit_begins(self, trainer):
+        self._stop_if_due(trainer)  # resumed where it already was due
+
+    def update_ends(self, trainer, loss):
+        self._stop_if_due(trainer)
+
+    def _stop_if_due(self, trainer):
+        if trainer.update >= self.last_update and trainer.stop_reason is None:
+            trainer.stop_reason = f"made {trainer.update:,} updates"
+            self.progress = trainer._progress
+
+
+class Speed(Callback):
+    """Counts what training takes, without validation and what else happens between two epochs.
+
+    Attributes
+    ----------
+    tokens : int
+    seconds : float
+    """
+
+    def __init__(self):
+        self.tokens, self.seconds = 0, 0.0
+
+    def fit_begins(self, trainer):
+        self._began = self._last = time.perf_counter()
+
+    def update_ends(self, trainer, loss):
+        self.tokens += len(trainer._targets)
+        self._last = time.perf_counter()
+
+    def epoch_ends(self, trainer, row):
+        self.seconds += self._last - self._began
+        self._began = self._last = time.perf_counter()
+
+    def fit_ends(self, trainer):
+        self.seconds += self._last - self._began

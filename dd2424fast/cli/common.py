@@ -94,6 +94,9 @@ threads_option = click.option(
     callback=_use_threads,
     help="CPU threads to use.  [default: all cores]",
 )
+MODEL_ARGUMENT = click.argument(
+    "model_path", metavar="MODEL", type=click.Path(exists=True, dir_okay=False, path_type=Path)
+)
 DATA_HELP = "digits (part of scikit-learn), or CIFAR-10: a folder with its batch files or its archive (.tar.gz)."
 
 

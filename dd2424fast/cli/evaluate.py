@@ -1,10 +1,11 @@
-"""`dd2424fast evaluate`: a saved model on test images."""
+"""`dd2424fast evaluate`: a saved model on test images, or on a text."""
 
 from pathlib import Path
 
 import click
 
-from .common import DATA_HELP, command, json_option, print_json, threads_option
+from . import texts
+from .common import DATA_HELP, MODEL_ARGUMENT, command, json_option, print_json, threads_option
 
 
 @command(
@@ -12,21 +13,60 @@ from .common import DATA_HELP, command, json_option, print_json, threads_option
         "dd2424fast train mlp --data digits --output digits.safetensors",
         "dd2424fast evaluate digits.safetensors --data digits",
         "dd2424fast evaluate cifar.safetensors --data ~/cifar-10-batches-py --json",
+        "dd2424fast train lm --text shakespeare.txt --output shakespeare.safetensors",
+        "dd2424fast evaluate shakespeare.safetensors --text sonnets.txt",
     ]
 )
-@click.argument("model_path", metavar="MODEL", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--data", "data_name", default="digits", show_default=True, help=DATA_HELP)
+@MODEL_ARGUMENT
+@click.option("--data", "data_name", help=f"Of a network for images: {DATA_HELP}  [default: digits]")
+@click.option(
+    "--text", type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Of a language model: a file in UTF-8, all of which is read.",
+)  # fmt: skip
 @threads_option
 @json_option
-def evaluate(model_path, data_name, as_json):
-    """Test a model that `train --output` wrote: loss, accuracy, and which class is taken for which."""
+def evaluate(model_path, data_name, text, as_json):
+    """Test a model that `train --output` wrote.
+
+    A network for images: loss, accuracy, and which class is taken for which. A language model: loss in nats a token,
+    perplexity, and bits per character.
+    """
+    import dd2424fast as dd
+
+    model = dd.nn.Module.load(model_path)
+    if isinstance(model, dd.models.LanguageModel):
+        if data_name:
+            raise click.UsageError(f"--data has no effect: {model_path} holds a language model")
+        if not text:
+            raise click.UsageError(f"--text is missing: {model_path} holds a language model")
+        _evaluate_text(model_path, text, as_json)
+    elif isinstance(model, dd.models.MLP):
+        if text:
+            raise click.UsageError(f"--text has no effect: {model_path} holds a network for images")
+        _evaluate_images(model, model_path, data_name or "digits", as_json)
+    else:
+        raise ValueError(f"{model_path}: holds a {type(model).__name__}, expected an MLP or a LanguageModel")
+
+
+def _evaluate_text(model_path, path, as_json):
+    import dd2424fast as dd
+
+    model = texts.load_model(model_path)
+    corpus = dd.data.TextCorpus(texts.read("--text", path), model.tokenizer, time=1, validation=0)
+    found = texts.evaluate(model, corpus, "train")  # the whole of it
+    if as_json:
+        print_json({"text": path.name, "tokens": len(corpus.train), **found})
+    else:
+        click.echo(f"{path.name}, {len(corpus.train):,} tokens: {texts.line(found)}")
+
+
+def _evaluate_images(model, model_path, data_name, as_json):
     import numpy as np
 
     import dd2424fast as dd
 
     from . import datasets
 
-    model = dd.models.MLP.load(model_path)
     standardizer = datasets.load_standardizer(datasets.standardizer_path(model_path))
     data = datasets.load(data_name)
     if data.x_test.shape[1:] != standardizer.mean.shape:

@@ -3,7 +3,7 @@
 from dd2424fast.data.cifar10 import CIFAR_CLASSES, load_cifar10
 from dd2424fast.data.digits import load_digits
 from dd2424fast.data.preparation import Standardizer, train_validation_split
-from dd2424fast.data.text import TextCorpus, speakers
+from dd2424fast.data.text import TextCorpus, python_topics, speakers
 from dd2424fast.data.tokenizers import BPE, Char, Tokenizer, Word
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "Word",
     "load_cifar10",
     "load_digits",
+    "python_topics",
     "speakers",
     "train_validation_split",
 ]

@@ -14,6 +14,27 @@ from .tokenizers import BPE, Char, Tokenizer, Word
 PARTS = ("train", "validation", "test")
 
 
+def python_topics():
+    """The help texts on the Python language (on operators, statements, types ...) that come with Python itself.
+
+    A text to try things on without a file: close to half a million characters of English and code, by topic in
+    alphabetical order. It is the text of the Python that runs, and so differs a little from version to version: for
+    numbers that others should reproduce, take a file.
+
+    Returns
+    -------
+    str
+
+    Raises
+    ------
+    ModuleNotFoundError
+        This Python was installed without its module pydoc_data.
+    """
+    from pydoc_data.topics import topics
+
+    return "\n".join(topics[name].strip("\n") + "\n" for name in sorted(topics))
+
+
 class TextCorpus:
     """A text, cut into a training, a validation and a test part, and served in windows of `time` tokens.
 

@@ -585,6 +585,13 @@ class Module(Configured):
             a, transposed = entries[name]
             a[...] = given[name].T if transposed else given[name]
 
+    def _attachments(self):
+        """What a file keeps beside configuration and state_dict, as JSON can hold it."""
+        return {}
+
+    def _attach(self, attachments):
+        """Take up what `_attachments` gave."""
+
     def save(self, path):
         """Write the model to a safetensors file, whole or not at all: its configuration and its state_dict."""
         from .storage import save_model

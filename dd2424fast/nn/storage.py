@@ -50,12 +50,16 @@ def _classes(extra):
 
 
 def save_model(model, path):
-    """Write a model's description and its state_dict."""
+    """Write a model's description, its state_dict, and what it keeps beside them."""
     write(
         path,
         "model",
         model.state_dict(),
-        {"model": _description(model, type(model).__name__), "dtype": model.dtype.name},
+        {
+            "model": _description(model, type(model).__name__),
+            "dtype": model.dtype.name,
+            "attachments": model._attachments(),
+        },
     )
 
 
@@ -70,4 +74,5 @@ def load_model(path, kind, modules):
     if model.dtype.name != header["dtype"]:
         raise ValueError(f"{path}: holds {header['dtype']} numbers, but its description builds a {model.dtype} model")
     model.load_state_dict(tensors)
+    model._attach(header.get("attachments", {}))  # files from before there were any lack them
     return model.eval()

@@ -1,0 +1,218 @@
+"""What the commands under `train` share: options, what is made of them, and the run from --resume to exit."""
+
+import click
+
+from .common import OutputFile, PlotFile, json_option, say, seed_option, threads_option
+
+OPTIMIZERS = {
+    "sgd": "SGD",
+    "adam": "Adam",
+    "adamw": "AdamW",
+    "nadam": "NAdam",
+    "rmsprop": "RMSprop",
+    "adagrad": "Adagrad",
+    "adadelta": "Adadelta",
+}
+# The options that belong to one choice; given with another they would be ignored, and are refused instead.
+OF_OPTIMIZER = {"sgd": ("momentum", "nesterov")}
+OF_SCHEDULE = {
+    "constant": (),
+    "step": ("step_size", "factor"),
+    "cosine": ("low_lr",),
+    "cyclic": ("step_size", "low_lr"),
+}
+# What may be another when a training goes on: where it reads and writes, what it shows, how long it lasts.
+FREE = {
+    "data_name", "text", "checkpoint", "checkpoint_every", "resume", "output", "csv", "plot", "quiet", "as_json", "sample_every",
+}  # fmt: skip
+LENGTH = {"epochs", "updates"}
+
+POSITIVE = click.FloatRange(0, min_open=True)
+FRACTION = click.FloatRange(0, 1, min_open=True, max_open=True)
+
+
+def together(*options):
+    """Several options as one decorator, listed in this order."""
+
+    def decorate(function):
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return decorate
+
+
+def optimizer_options(default):
+    """How gradients become updates; `default` is the optimizer's."""
+    return together(
+        click.option(
+            "--optimizer", type=click.Choice(list(OPTIMIZERS)), default=default, show_default=True,
+            help="How gradients become updates.",
+        ),
+        click.option(
+            "--lr", type=POSITIVE, help="Learning rate.  [default: 0.01 for sgd, else PyTorch's for that optimizer]"
+        ),
+        click.option("--momentum", type=click.FloatRange(0, 1, max_open=True), help="Of sgd.  [default: 0.9]"),
+        click.option("--nesterov", is_flag=True, help="Nesterov's momentum, with sgd."),
+        click.option(
+            "--weight-decay", type=click.FloatRange(0),
+            help="Added times W to the gradient; the course's lambda is half of it.",
+        ),
+        click.option(
+            "--schedule", type=click.Choice(list(OF_SCHEDULE)), default="constant", show_default=True,
+            help="Of the learning rate.",
+        ),
+        click.option("--step-size", type=click.IntRange(1), help="Updates between two steps, or of half a cycle."),
+        click.option("--factor", type=POSITIVE, help="Of each step.  [default: 0.1]"),
+        click.option("--low-lr", type=click.FloatRange(0), help="Lowest rate of cosine and cyclic.  [default: 0]"),
+    )  # fmt: skip
+
+
+patience_option = click.option(
+    "--patience", type=click.IntRange(1),
+    help="Stop after so many epochs without a lower validation loss; keep the best weights.",
+)  # fmt: skip
+run_options = together(
+    click.option("--checkpoint", type=OutputFile(), help="Save the training here, every epoch and when interrupted."),
+    click.option(
+        "--checkpoint-every", type=click.IntRange(1), metavar="UPDATES", help="Save it every so many updates too."
+    ),
+    click.option("--resume", is_flag=True, help="Go on from --checkpoint; give the same options."),
+    click.option("--output", type=OutputFile(), help="Save the model here, with what it needs to be used."),
+    click.option("--csv", type=OutputFile(), help="Write the epochs' numbers here."),
+    click.option("--plot", type=PlotFile(), help="Draw the epochs' loss and accuracy here."),
+    click.option("--quiet", is_flag=True, help="No progress."),
+    seed_option,
+    threads_option,
+    json_option,
+)
+
+
+def check_usage(o, *more):
+    """Refuse options that would be ignored, and those that lack another.
+
+    more : pairs of a choice that was made and a table from each choice to the options that belong to it
+    """
+    given = {name for name, value in vars(o).items() if value is not None and value is not False}
+    for choice, table in ((o.optimizer, OF_OPTIMIZER), (o.schedule, OF_SCHEDULE), *more):
+        allowed = table.get(choice, ())
+        for name in sorted({name for names in table.values() for name in names} & given - {*allowed}):
+            raise click.UsageError(f"{_option(name)} has no effect with {choice}")
+    if "step_size" in OF_SCHEDULE[o.schedule] and not o.step_size:
+        raise click.UsageError(f"--schedule {o.schedule} needs --step-size")
+    for name, needed in (("patience", "validation"), ("resume", "checkpoint"), ("checkpoint_every", "checkpoint")):
+        if name in given and not getattr(o, needed):
+            raise click.UsageError(f"{_option(name)} needs {_option(needed)}")
+    if o.checkpoint and o.checkpoint.exists() and not o.resume:
+        raise click.UsageError(f"{o.checkpoint} exists: add --resume to go on from it, or remove it")
+
+
+def _option(name):
+    return f"--{name.replace('_', '-')}"
+
+
+def make_optimizer(o):
+    """The optimizer that was asked for."""
+    import dd2424fast as dd
+
+    settings = {"lr": o.lr, "weight_decay": o.weight_decay}
+    if o.optimizer == "sgd":
+        settings |= {"lr": o.lr or 0.01, "momentum": 0.9 if o.momentum is None else o.momentum, "nesterov": o.nesterov}
+    given = {name: value for name, value in settings.items() if value is not None}
+    return getattr(dd.optim, OPTIMIZERS[o.optimizer])(**given)
+
+
+def make_schedule(o, lr, updates):
+    """The learning rate's schedule over so many updates, or None where it is constant."""
+    from dd2424fast import schedules
+
+    if o.schedule == "step":
+        return schedules.Step(lr, o.step_size, o.factor or 0.1)
+    if o.schedule == "cosine":
+        return schedules.Cosine(lr, updates, o.low_lr or 0.0)
+    if o.schedule == "cyclic":
+        return schedules.Cyclic(o.low_lr or 0.0, lr, o.step_size)
+    return None
+
+
+def options_that_matter(o, **more):
+    """What must be the same when a training goes on, as a JSON file gives it back; `more` says it of the data."""
+    free = FREE if o.schedule == "cosine" else FREE | LENGTH
+    kept = {name: list(value) if isinstance(value, tuple) else value for name, value in vars(o).items()}
+    return {name: value for name, value in kept.items() if name not in free} | more
+
+
+def run(o, trainer, train, validation, *, epochs, what, matters, callbacks=(), write):
+    """Train as asked, from the checkpoint where --resume was given, and write the files.
+
+    Parameters
+    ----------
+    o : options, as the command got them
+    trainer : Trainer
+    train, validation : see Trainer.fit
+    epochs : int
+    what : str
+        Data and network, to be said at the beginning.
+    matters : dict
+        From `options_that_matter`.
+    callbacks : sequence of Callback
+    write : callable
+        Writes --output and --plot, also when interrupted.
+
+    Raises
+    ------
+    TrainingDiverged
+        With the update's number and the last good checkpoint.
+    click.exceptions.Exit
+        Interrupted, after all was saved: code 130 after Ctrl-C, 143 after SIGTERM.
+    """
+    import dd2424fast as dd
+
+    from .callbacks import SameOptions, StopOnSignal
+
+    same, stop = SameOptions(matters), StopOnSignal()
+    if o.resume:
+        same.check(o.checkpoint)
+        trainer.load_checkpoint(o.checkpoint)
+    if not o.quiet:
+        say(what + (f"; going on from update {trainer.update}" if o.resume else ""))
+    try:
+        with stop.listening():
+            trainer.fit(
+                train, validation, epochs=epochs, batch_size=o.batch_size, progress=not o.quiet,
+                callbacks=[same, stop, *callbacks, *_callbacks(o)],
+            )  # fmt: skip
+    except dd.TrainingDiverged as error:
+        raise dd.TrainingDiverged(f"{error}; {_last_good(o.checkpoint)}", error.update) from None
+    write()
+    if trainer.stop_reason == "interrupted":
+        kept = [str(path) for path in (o.checkpoint, o.output) if path]
+        say(f"interrupted in epoch {trainer.epoch + 1}, after update {trainer.update}; saved: {', '.join(kept) or '-'}")
+        raise click.exceptions.Exit(128 + stop.received)
+
+
+def _callbacks(o):
+    from dd2424fast.callbacks import Checkpoint, CSVLogger, EarlyStopping
+
+    if o.patience:
+        yield EarlyStopping(patience=o.patience, restore_best_weights=True)
+    if o.csv:
+        yield CSVLogger(o.csv)
+    if o.checkpoint:
+        yield Checkpoint(o.checkpoint, updates=o.checkpoint_every)
+
+
+def _last_good(path):
+    from ..files import read
+
+    if path is None:
+        return "there is no checkpoint (--checkpoint)"
+    if not path.exists():
+        return f"it came before the first checkpoint at {path}"
+    _, header = read(path, "checkpoint")
+    return f"the last good checkpoint is {path}, of {header['trainer']['update']} updates"
+
+
+def files_of(o):
+    """The files that were written, by option."""
+    return {name: str(getattr(o, name)) for name in ("output", "checkpoint", "csv", "plot") if getattr(o, name)}
