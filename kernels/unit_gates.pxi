@@ -19,41 +19,129 @@ cdef void unit_pack_gates(Layer* s) noexcept nogil:
 
 
 cdef struct Group:
-    # Sums of `vectors` vectors of units, from u on, of `rows` sequences, from j on, whose gates are being applied.
+    # Sums of `vectors` vectors of units, from u on, of `rows` sequences, from j on, whose gates are being applied, a vector of one
+    # sequence after the other, each in as many `steps`: `done` steps of `all` are done.
     const real* sums
-    Py_ssize_t j, rows, u, vectors
-    Py_ssize_t done, all, row, vector
-    Py_ssize_t turns, credit    # the work is spread over so many turns
+    Py_ssize_t j, u, vectors, row, vector, step
+    Py_ssize_t done, all, turns, credit     # the work is spread over so many turns
+    # Of the vector in work, with its first unit's place added:
+    const real* z
+    const real* x
+    const real* b
+    const real* before
+    real* gate
+    real* c
+    real* h
+    real* next
 
 ctypedef void (*Gates)(const Layer* s, const Step* at, Group* x) noexcept nogil
 
+# The processor looks some 500 instructions ahead: longer pieces of work than a few gates would leave the unit waiting.
 
-cdef inline forced_inline_void apply_gates(const int G, const Layer* s, const Step* at, Group* x) noexcept nogil:
-    """To one vector of units of one sequence."""
-    cdef vec sums[4]
-    cdef Py_ssize_t size = min(<Py_ssize_t> 16, s.H - x.u - 16 * x.vector)
-    cdef const real* row = x.sums + 96 * x.row + 16 * G * x.vector
-    cdef int g
-    for g in range(G):
-        sums[g] = vec_load(row + 16 * g)
-    end_row(G, s, at, x.j + x.row, sums, x.u + 16 * x.vector, size)
-    x.done += 1
+cdef inline bint in_steps(const Layer* s, const Group* x) noexcept nogil:
+    """Whether a vector's gates are applied a few at a time; else all at once, by end_row."""
+    return not s.noisy and s.norm.gain == NULL and x.u + 16 * (x.vector + 1) <= s.H
+
+
+cdef inline void begin_vector(const int G, const Layer* s, const Step* at, Group* x) noexcept nogil:
+    cdef Py_ssize_t j = x.j + x.row, row = at.row + j, u = x.u + 16 * x.vector, H = s.H
+    x.z = x.sums + 96 * x.row + 16 * G * x.vector
+    x.x = s.a + (row if s.ids == NULL else s.ids[row]) * G * H + u
+    x.b = s.bias + u
+    x.before = s.previous + row * H + u
+    if G > 1:
+        x.gate = s.gate + row * G * H + u
+        x.c = s.c + row * H + u
+    x.h = s.h + row * H + u
+    x.next = (s.previous + (at.next + j) * H if j < at.going else s.h_last + j * H) + u
+
+
+cdef inline void end_vector(const int steps, Group* x) noexcept nogil:
+    x.done += steps - x.step
+    x.step = 0
     x.vector += 1
     if x.vector == x.vectors:
         x.vector = 0
         x.row += 1
 
 
+cdef inline void whole_vector(const int G, const Layer* s, const Step* at, Group* x) noexcept nogil:
+    cdef vec sums[4]
+    cdef int g
+    for g in range(G):
+        sums[g] = vec_load(x.sums + 96 * x.row + 16 * (G * x.vector + g))
+    end_row(G, s, at, x.j + x.row, sums, x.u + 16 * x.vector, min(<Py_ssize_t> 16, s.H - x.u - 16 * x.vector))
+
+
+cdef inline vec before_nonlinearity(const Layer* s, const Group* x, int g) noexcept nogil:
+    return vec_load(x.z + 16 * g) + vec_load(x.x + g * s.H) + vec_load(x.b + g * s.H)
+
+
 cdef void lstm_gates(const Layer* s, const Step* at, Group* x) noexcept nogil:
-    apply_gates(4, s, at, x)
+    cdef Py_ssize_t H = s.H, j
+    cdef vec cell, state
+    if x.step == 0:
+        if not in_steps(s, x):
+            whole_vector(4, s, at, x)
+            end_vector(3, x)
+            return
+        begin_vector(4, s, at, x)
+        vec_store(x.gate, vec_sigmoid(before_nonlinearity(s, x, 0)))
+        vec_store(x.gate + H, vec_sigmoid(before_nonlinearity(s, x, 1)))
+    elif x.step == 1:
+        vec_store(x.gate + 2 * H, vec_tanh(before_nonlinearity(s, x, 2)))
+        vec_store(x.gate + 3 * H, vec_sigmoid(before_nonlinearity(s, x, 3)))
+    else:
+        j = x.j + x.row
+        cell = vec_load(x.gate) * vec_load(x.gate + 2 * H)
+        if at.c_before != NULL:
+            cell = cell + vec_load(x.gate + H) * vec_load(at.c_before + j * H + x.u + 16 * x.vector)
+        state = vec_load(x.gate + 3 * H) * vec_tanh(cell)
+        vec_store(x.c, cell)
+        vec_store(x.h, state)
+        vec_store(x.next, state)
+        if j >= at.going:
+            vec_store(s.c_last + j * H + x.u + 16 * x.vector, cell)
+        end_vector(3, x)
+        return
+    x.step += 1
+    x.done += 1
 
 
 cdef void gru_gates(const Layer* s, const Step* at, Group* x) noexcept nogil:
-    apply_gates(3, s, at, x)
+    cdef Py_ssize_t H = s.H
+    cdef vec q, n, state
+    if x.step == 0:
+        if not in_steps(s, x):
+            whole_vector(3, s, at, x)
+            end_vector(2, x)
+            return
+        begin_vector(3, s, at, x)
+        vec_store(x.gate, vec_sigmoid(before_nonlinearity(s, x, 0)))
+        vec_store(x.gate + H, vec_sigmoid(before_nonlinearity(s, x, 1)))
+        x.step = 1
+        x.done += 1
+        return
+    q = vec_load(x.z + 32) + vec_load(x.b + 3 * H)
+    n = vec_tanh(vec_load(x.x + 2 * H) + vec_load(x.b + 2 * H) + vec_load(x.gate) * q)
+    state = n + vec_load(x.gate + H) * (vec_load(x.before) - n)
+    vec_store(x.gate + 2 * H, n)
+    vec_store(x.c, q)
+    vec_store(x.h, state)
+    vec_store(x.next, state)
+    end_vector(2, x)
 
 
 cdef void rnn_gates(const Layer* s, const Step* at, Group* x) noexcept nogil:
-    apply_gates(1, s, at, x)
+    cdef vec state
+    if in_steps(s, x):
+        begin_vector(1, s, at, x)
+        state = vec_tanh(before_nonlinearity(s, x, 0))
+        vec_store(x.h, state)
+        vec_store(x.next, state)
+    else:
+        whole_vector(1, s, at, x)
+    end_vector(1, x)
 
 
 cdef inline forced_inline_void turn(const Layer* s, const Step* at, Gates gates, Group* x) noexcept nogil:
@@ -92,6 +180,7 @@ cdef void unit_forward(const Layer* s, const Step* at, Py_ssize_t first, Py_ssiz
     """Sequences first to stop."""
     # Vectors of units in a group: an even number of columns of tiles, at most 6.
     cdef Py_ssize_t most = 1 if s.gates == 4 else 2 if s.gates == 3 else 4
+    cdef Py_ssize_t steps = 3 if s.gates == 4 else 2 if s.gates == 3 else 1     # of one vector
     cdef Py_ssize_t H = s.H, tiles = (H + UNIT_K - 1) // UNIT_K, u, column, columns, rows
     cdef Gates gates = lstm_gates if s.gates == 4 else gru_gates if s.gates == 3 else rnn_gates
     cdef const bfloat* b
@@ -124,8 +213,9 @@ cdef void unit_forward(const Layer* s, const Step* at, Py_ssize_t first, Py_ssiz
                 column += 2
             while before.done < before.all:
                 gates(s, at, &before)
-            before.sums, before.j, before.rows, before.u, before.vectors = sums, first, rows, u, columns // s.gates
-            before.all, before.done, before.row, before.vector, before.credit = rows * before.vectors, 0, 0, 0, 0
+            before.sums, before.j, before.u, before.vectors = sums, first, u, columns // s.gates
+            before.row = before.vector = before.step = before.done = before.credit = 0
+            before.all = steps * rows * before.vectors
             u += 16 * before.vectors
             which = 1 - which
         while before.done < before.all:
