@@ -470,14 +470,14 @@ class _Recurrent(Module):
         _, zoneout_cell, recurrent_dropout = self._rates
         name = type(self).__name__
         if zoneout_cell and "c" not in self.states:
-            raise ValueError(f"zoneout_cell: expected 0 (only an LSTM has a cell, not a {name}), got {zoneout_cell}")
+            raise ValueError(f"zoneout_cell: expected 0 (only LSTM has a cell, {name} has none), got {zoneout_cell}")
         if recurrent_dropout and self.cell == "rnn":
             raise ValueError(
                 f"recurrent_dropout: expected 0 (the state of an {name} is no sum from which a candidate could be "
                 f"dropped; use zoneout), got {recurrent_dropout}"
             )
         if self.layer_norm and self.cell != "lstm":
-            raise ValueError(f"layer_norm: expected False (only an LSTM has it, not a {name}), got True")
+            raise ValueError(f"layer_norm: expected False (only LSTM has it, {name} has not), got True")
 
     def _lay_strands(self):
         kind = _NormStrand if self.layer_norm else _Strand
