@@ -10,6 +10,12 @@ from dd2424fast import kernels as k
 from dd2424fast.kernels import _team
 
 GATES = {"rnn": 1, "gru": 3, "lstm": 4, "lstm_norm": 4}
+PASSES = {
+    "rnn": (k.rnn_forward, k.rnn_backward),
+    "gru": (k.gru_forward, k.gru_backward),
+    "lstm": (k.lstm_forward, k.lstm_backward),
+    "lstm_norm": (k.lstm_norm_forward, k.lstm_norm_backward),
+}
 FORWARD = {
     "rnn": ("h", "previous", "h_last"),
     "gru": ("h", "previous", "gates", "candidate", "h_last"),
@@ -83,7 +89,7 @@ class Problem:
         return wide
 
     def forward(self, backend, noise="own", **changed):
-        kernel = getattr(getattr(k, f"{self.cell}_forward"), backend)
+        kernel = getattr(PASSES[self.cell][0], backend)
         noise = self.noise if isinstance(noise, str) else noise
         got = kernel(**{**self.inputs, **self.fixed, "noise": noise, **changed})
         return dict(zip(FORWARD[self.cell], got, strict=True))
@@ -99,7 +105,7 @@ class Problem:
         call |= {f"d{name}": a for name, a in self.upstream.items() if name != "h"}
         call |= {name: out[name] for name in kept}
         call |= {name: self.inputs[name] for name in ("c0", "gain", "gain_c", "shift_c") if name in self.inputs}
-        got = getattr(getattr(k, f"{self.cell}_backward"), backend)(**{**call, **changed})
+        got = getattr(PASSES[self.cell][1], backend)(**{**call, **changed})
         return dict(zip(BACKWARD[self.cell], got, strict=True))
 
     def gradients(self, backend):
