@@ -8,8 +8,8 @@ from . import kernels
 from .configuration import integer_in, positive_integer, real_in
 from .data.tokenizers import Tokenizer
 from .nn import GRU, LSTM, RNN, BatchNorm, Dropout, Embedding, Linear, Module, ReLU, Sequential
-from .nn.module import GENERATION
 from .nn.layers import uniform
+from .nn.module import GENERATION
 from .nn.recurrent import TiedLinear, as_ids, rows_of
 
 
@@ -84,8 +84,8 @@ class LanguageModel(Module):
         On what passes from layer to layer, and to the output.
     tied : bool
         Use the tokens' vectors as the output's weights too (Press and Wolf 2017, arXiv:1608.05859), which needs
-        `embedding` equal to `hidden`. Both are drawn as the output's: vectors from the standard normal distribution would
-        begin with logits of deviation sqrt(hidden).
+        `embedding` equal to `hidden`. They are drawn as the output's weights: vectors from the standard normal
+        distribution would begin with logits of deviation sqrt(hidden).
     zoneout, zoneout_cell, recurrent_dropout, layer_norm : see nn.LSTM
     dtype : {"float32", "float64"}
     seed : int, optional

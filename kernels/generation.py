@@ -68,9 +68,9 @@ def generate_tokens(
     cell : {"rnn", "lstm", "gru"}
     layers : sequence of (W, U, b, bU)
         As in `rnn_forward`, ...; the first W is a table of shape (V, gates * H): one-hot weights, or embedding times
-        weights. b and bU may be None. In an LSTM with layer normalisation, (W, U, b, bU, (gain_W, gain, gain_c, shift_c)):
-        gain_W of the norm of what comes from the layer below, the others as in `lstm_norm_forward`. The rows of the first W
-        are normalised already, and gain_W has served there.
+        weights. b and bU may be None. In an LSTM with layer normalisation, (W, U, b, bU, norm) with norm = (gain_W,
+        gain, gain_c, shift_c): gain_W of the norm of what comes from the layer below, the others as in
+        `lstm_norm_forward`. The rows of the first W are normalised already; its gain_W has served there.
     W_out : ndarray of shape (H, V), float32 or float64
     b_out : ndarray of shape (V,), or None
     states : tuple of ndarray of shape (L, N, H)

@@ -63,9 +63,9 @@ class CellNoise(NamedTuple):
     Parameters
     ----------
     zoneout, zoneout_cell : float in [0, 1)
-        Krueger et al. 2017, arXiv:1606.01305, section 3.3. The second is an LSTM's.
+        Krueger et al. 2017, arXiv:1606.01305. The second is an LSTM's.
     dropout : float in [0, 1)
-        Semeniuta, Severyn and Barth 2016, arXiv:1603.05118, equation 10. Not for a vanilla RNN, whose state is not a sum.
+        Semeniuta, Severyn and Barth 2016, arXiv:1603.05118. Not for a vanilla RNN, whose state is no sum.
     flags : ndarray of shape (R, H), uint8, or None
         Bit 0: h keeps its old value; bit 1: c does; bit 2: the candidate is dropped. `random_flags` draws them from the
         first three fields. A backward pass needs those of its forward pass.
@@ -433,8 +433,8 @@ def lstm_norm_forward(
 
     Notes
     -----
-    8 R H^2 floating-point operations. Ba, Kiros and Hinton 2016, arXiv:1607.06450, equations 20 to 22 of the supplement,
-    whose b is the sum of b and bU here.
+    8 R H^2 floating-point operations. Ba, Kiros and Hinton 2016, arXiv:1607.06450, equations 20 to 22 of the
+    supplement; its b adds nothing to the shifts of the two norms.
     """
     H = U.shape[0]
     _begin(h_last, h0)

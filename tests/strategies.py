@@ -259,6 +259,12 @@ def _random_bits(m):
     return dict(key=_key(m), shape=shape, out=m.out(*shape, dtype=np.uint32))
 
 
+def _random_flags(m):
+    shape = m.shape()
+    rates = tuple(m.rng.uniform(0, 1, m.number(0, 1, 3, 8)).tolist())
+    return dict(key=_key(m), probabilities=rates, shape=shape, out=m.out(*shape, dtype=np.uint8))
+
+
 def _random_numbers(m):
     shape = m.shape()
     return dict(key=_key(m), shape=shape, dtype=m.dtype, out=m.out(*shape))
@@ -327,7 +333,7 @@ def _augment_images(m):
     )
 
 
-def _recurrent(cell, gates):
+def _recurrent(cell, gates, norm=False):
     """Arguments of the forward and of the backward pass; layouts vary, and results may be left out."""
 
     def sizes(m):
@@ -349,9 +355,13 @@ def _recurrent(cell, gates):
         )
         if cell == "lstm":
             call["c0"] = m.maybe(m.real, B, H)
-        call |= dict(counts=m.layout(counts), ids=ids, h=m.out(R, H), previous=m.out(R, H))
+        if norm:
+            call |= gains(m, H)
+        call |= dict(counts=m.layout(counts), ids=ids, h=m.out(R, H), previous=m.out(R, H), noise=noise(m, R, H, True))
         if cell != "rnn":
             call |= {"gates": m.out(R, gates * H), {"lstm": "c", "gru": "candidate"}[cell]: m.out(R, H)}
+        if norm:
+            call |= dict(sums=m.out(R, 4 * H), statistics=m.out(R, 4), eps=m.number(1e-5, 0.1))
         call["h_last"] = m.out(B, H)
         return {**call, "c_last": m.out(B, H)} if cell == "lstm" else call
 
@@ -366,9 +376,23 @@ def _recurrent(cell, gates):
             call |= dict(dc_last=m.maybe(m.real, B, H), c=m.real(R, H), c0=m.maybe(m.real, B, H), dc0=m.out(B, H))
         if cell == "gru":
             call |= dict(previous=m.real(R, H), candidate=m.real(R, H), du=m.out(R, gates * H))
-        return {**call, "da": m.out(R, gates * H), "dh0": m.out(B, H)}
+        if norm:
+            call |= gains(m, H)
+            call |= dict(sums=m.real(R, 4 * H), statistics=m.uniform(0.5, 1.5, R, 4), du=m.out(R, 4 * H))
+            call |= dict(dgain=m.out(4 * H), dgain_c=m.out(H), dshift_c=m.out(H))
+        return {**call, "da": m.out(R, gates * H), "dh0": m.out(B, H), "noise": noise(m, R, H, False)}
 
-    return {f"{cell}_forward": forward, f"{cell}_backward": backward}
+    def gains(m, H):
+        return dict(gain=m.uniform(0.5, 1.5, 4 * H), gain_c=m.uniform(0.5, 1.5, H), shift_c=m.real(H))
+
+    def noise(m, R, H, expected):
+        """As a plain tuple, whose numbers stay what they are in float64."""
+        rates = (m.number(0.0, 0.5), m.number(0.0, 0.25) * (cell == "lstm"), m.number(0.0, 0.25) * (cell != "rnn"))
+        flags = m.layout(m.rng.integers(0, 8, (R, H)).astype(np.uint8))
+        return m.number(None, (*rates, flags), *([(*rates, None)] if expected else []))
+
+    name = f"{cell}_norm" if norm else cell
+    return {f"{name}_forward": forward, f"{name}_backward": backward}
 
 
 def _generate_tokens(m):
@@ -381,8 +405,10 @@ def _generate_tokens(m):
     )
     width = {"rnn": 1, "gru": 3, "lstm": 4}[cell] * H
     T, penalty = m.number(0, 1, 6), m.number(1.0, 1.5)
+    gains = width, width, H, H
+    norm = [tuple(m.uniform(0.5, 1.5, n) for n in gains)] if cell == "lstm" and m.draw(st.booleans()) else []
     layers = [
-        (m.real(H if i else V, width), m.real(H, width), m.maybe(m.real, width), m.maybe(m.real, width))
+        (m.real(H if i else V, width), m.real(H, width), m.maybe(m.real, width), m.maybe(m.real, width), *norm)
         for i in range(L)
     ]
     return dict(
@@ -401,6 +427,8 @@ def _generate_tokens(m):
         banned=None,
         stop=m.number(-1, 0),
         out=m.out(N, T, dtype=np.int64),
+        zoneout=(m.number(0.0, 0.5), m.number(0.0, 0.25) * (cell == "lstm")),
+        eps=m.number(1e-5, 0.1),
     )
 
 
@@ -441,6 +469,7 @@ KERNELS = {
     "stream_key": lambda m: dict(seed=_key(m), stream=_key(m), update=_key(m)),
     "dropout": _dropout,
     "random_bits": _random_bits,
+    "random_flags": _random_flags,
     "random_uniform": _random_numbers,
     "random_normal": _random_numbers,
     "sgd_update": _sgd,
@@ -458,6 +487,7 @@ KERNELS = {
     "augment_images": _augment_images,
     **_recurrent("rnn", 1),
     **_recurrent("lstm", 4),
+    **_recurrent("lstm", 4, norm=True),
     **_recurrent("gru", 3),
     "generate_tokens": _generate_tokens,
     "take_rows": _take_rows,

@@ -51,6 +51,8 @@ def results_of(name):
         "gru_forward": {"h", "previous", "gates", "candidate", "h_last"},
         "rnn_backward": {"da", "dh0"},
         "lstm_backward": {"da", "dh0", "dc0"},
+        "lstm_norm_forward": {"h", "previous", "gates", "c", "sums", "statistics", "h_last", "c_last"},
+        "lstm_norm_backward": {"da", "du", "dgain", "dgain_c", "dshift_c", "dh0", "dc0"},
         "gru_backward": {"da", "du", "dh0"},
         "scatter_rows": {"dtable"},
         "generate_tokens": {"states", "seen"},

@@ -5,6 +5,7 @@ A test holds the table to its word: a registered kernel without a case is an err
 
 import functools
 import importlib
+import inspect
 import itertools
 from dataclasses import dataclass, field
 
@@ -253,6 +254,10 @@ def _random_bits(rng, dtype, size):
     return _kernels().stream_key(0, 0, 0), (size,), np.zeros(size, np.uint32)
 
 
+def _random_flags(rng, dtype, size):
+    return _kernels().stream_key(0, 0, 0), (0.1, 0.05, 0.2), (size,), np.zeros(size, np.uint8)
+
+
 def _random(rng, dtype, size):
     return _kernels().stream_key(0, 0, 0), (size,), dtype, np.zeros(size, dtype)
 
@@ -275,8 +280,8 @@ def _moving_average(rng, dtype, size):
     return _normal(rng, dtype, size), _normal(rng, dtype, size), 0.999
 
 
-def _recurrent(cell, way):
-    """Of one layer on token ids, as it stands in a language model."""
+def _recurrent(cell, way, rates=None):
+    """Of one layer on token ids, as it stands in a language model; `rates` of zoneout (h, c) and recurrent dropout."""
     gates = {"rnn": 1, "gru": 3, "lstm": 4}[cell]
 
     def make(rng, dtype, T, B, H):
@@ -287,13 +292,36 @@ def _recurrent(cell, way):
             np.full(T, B),
             rng.integers(0, 80, T * B),
         )
-        states = (h0, h0) if cell == "lstm" else (h0,)
+        states, forward = (h0, h0) if cell == "lstm" else (h0,), getattr(_kernels(), f"{cell}_forward")
+        inputs, noise = (table, b, U, b, *states, counts, ids), _cell_noise(rates, T * B, H)
+        results = [None] * (len(inspect.signature(forward).parameters) - len(inputs) - 1)
         if way == "forward":
-            return table, b, U, b, *states, counts, ids
-        out = getattr(_kernels(), f"{cell}_forward").fast(table, b, U, b, *states, counts, ids)
+            return *inputs, *results, noise
+        out = forward.fast(*inputs, *results, noise)
         dh = _normal(rng, dtype, T * B, H)
         kept = {"rnn": out[:1], "lstm": (*out[2:4], h0), "gru": out[1:4]}[cell]
-        return dh, *states, U, *kept, counts
+        results = [None] * {"rnn": 3, "lstm": 4, "gru": 4}[cell]
+        return dh, *states, U, *kept, counts, *results, noise
+
+    return make
+
+
+def _cell_noise(rates, rows, H):
+    k = _kernels()
+    return None if rates is None else k.CellNoise(*rates, k.random_flags(k.stream_key(0, 0, 0), rates, (rows, H)))
+
+
+def _lstm_norm(way):
+    """As `_recurrent`, with layer normalisation."""
+
+    def make(rng, dtype, T, B, H):
+        table, b, U, _, h0, c0, counts, ids, *_ = _recurrent("lstm", "forward")(rng, dtype, T, B, H)
+        norm = 1 + _normal(rng, dtype, 4 * H) / 4, 1 + _normal(rng, dtype, H) / 4, _normal(rng, dtype, H)
+        inputs = table, b, U, b, *norm, h0, c0, counts, ids
+        if way == "forward":
+            return inputs
+        out = _kernels().lstm_norm_forward.fast(*inputs)
+        return _normal(rng, dtype, T * B, H), h0, c0, U, *norm, out[2], out[3], c0, out[4], out[5], counts
 
     return make
 
@@ -351,6 +379,7 @@ _TABLE = [
     ("layer_norm_backward", "", _layer_norm_backward, [(100, 50)], [(1 << 16, 128)]),
     ("dropout", "", _dropout, [(100 * 50,)], [(BEYOND_CACHE,)]),
     ("random_bits", "", _random_bits, [(100 * 50,)], []),
+    ("random_flags", "", _random_flags, [(100 * 50,)], []),
     ("random_uniform", "", _random, [(100 * 50,)], []),
     ("random_normal", "", _random, [(100 * 50,)], []),
     ("stream_key", "", lambda rng, dtype: (0, 1, 2), [()], []),
@@ -371,6 +400,15 @@ _TABLE = [
     *(
         (f"{cell}_{way}", "", _recurrent(cell, way), [(25, 1, 100), (5, 32, 256)], [(50, 64, 256)])
         for cell in ("rnn", "lstm", "gru")
+        for way in ("forward", "backward")
+    ),
+    *(
+        (f"{cell}_{way}", "noise", _recurrent(cell, way, rates), [(5, 32, 256)], [(50, 64, 256)])
+        for cell, rates in (("rnn", (0.1, 0.0, 0.0)), ("lstm", (0.1, 0.05, 0.2)), ("gru", (0.1, 0.0, 0.2)))
+        for way in ("forward", "backward")
+    ),
+    *(
+        (f"lstm_norm_{way}", "", _lstm_norm(way), [(25, 1, 100), (5, 32, 256)], [(50, 64, 256)])
         for way in ("forward", "backward")
     ),
     ("generate_tokens", "", _generate_tokens, [(1, 20, 100)], [(1, 50, 256)]),

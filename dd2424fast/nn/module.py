@@ -542,8 +542,8 @@ class Module(Configured):
         Parameters
         ----------
         state : mapping from name to array
-            As `state_dict` gives it, or a PyTorch module's. Nothing is changed unless all of it fits. Of a tied parameter
-            one name is enough; several must agree.
+            As `state_dict` gives it, or a PyTorch module's. Nothing is changed unless all of it fits. Of a tied
+            parameter one name is enough; several must agree.
         strict : bool
             False admits missing and extra names; shapes must fit all the same.
 

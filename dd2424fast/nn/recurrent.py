@@ -348,8 +348,8 @@ class _NormStrand(_Strand):
         self._zeros = np.zeros(4 * self.hidden, self.dtype)  # the shifts where there is no bias
 
     def _memory(self, rows, part, sequences, work):
-        """(a before and after its norm, whose rows are `part`; mean and 1 / deviation of them; gates, h, previous, c, sums,
-        statistics, scratch)."""
+        """(a before and after its norm; its rows' mean and 1 / deviation; gates, h, previous, c, sums, statistics,
+        scratch). `part`: rows of the table, or None."""
         found = work.saved.get((self, "memory"))
         if found is not None and found[0] == (rows, part, sequences):
             return found[1]
@@ -452,8 +452,8 @@ class _Recurrent(Module):
         1 / (1 - p) (Semeniuta, Severyn and Barth 2016, arXiv:1603.05118).
     layer_norm : bool
         An LSTM with layer normalisation (Ba, Kiros and Hinton 2016, arXiv:1607.06450, supplement, equations 20 to 22):
-        of x W, with the gain `gain_ih` and the shift `bias_ih`, of h U with `gain_hh` and `bias_hh`, and of c before its
-        tanh with `gain_c` and `bias_c`. state_dict has these names, with the layer's suffix, behind PyTorch's.
+        of x W, with the gain `gain_ih` and the shift `bias_ih`, of h U with `gain_hh` and `bias_hh`, and of c before
+        its tanh with `gain_c` and `bias_c`. state_dict has these names, with the layer's suffix, behind PyTorch's.
     dtype, seed : see Module
     """
 
@@ -498,16 +498,14 @@ class _Recurrent(Module):
         _, zoneout_cell, recurrent_dropout = self._rates
         name = type(self).__name__
         if zoneout_cell and "c" not in self.states:
-            raise ValueError(
-                f"zoneout_cell: expected 0 (only an LSTM has a cell, a {name} has none), got {zoneout_cell}"
-            )
+            raise ValueError(f"zoneout_cell: expected 0 (only LSTM has a cell, {name} has none), got {zoneout_cell}")
         if recurrent_dropout and self.cell == "rnn":
             raise ValueError(
-                f"recurrent_dropout: expected 0 (the state of an {name} is no sum from which a candidate could be dropped; "
-                f"use zoneout), got {recurrent_dropout}"
+                f"recurrent_dropout: expected 0 (the state of an {name} is no sum from which a candidate could be "
+                f"dropped; use zoneout), got {recurrent_dropout}"
             )
         if self.layer_norm and self.cell != "lstm":
-            raise ValueError(f"layer_norm: expected False (only an LSTM has it, a {name} has not), got True")
+            raise ValueError(f"layer_norm: expected False (only LSTM has it, {name} has not), got True")
 
     def _lay_strands(self):
         kind = _NormStrand if self.layer_norm else _Strand

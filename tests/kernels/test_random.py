@@ -75,6 +75,37 @@ def test_same_bits_as_the_definition(size):
 
 
 @pytest.mark.parametrize("size", SIZES)
+def test_flags(size):
+    """Bit k from a stream of its own, as often as asked for."""
+    rates = (0.5, 0.0, 0.1, 2.0**-33, 1 - 2.0**-32)
+    for key in KEYS:
+        ref = k.random_flags.numpy(key, rates, size)
+        assert ref.dtype == np.uint8
+        np.testing.assert_array_equal(both_threads(lambda key=key: k.random_flags.fast(key, rates, size)), ref)
+        for bit, p in enumerate(rates):
+            words = k.random_bits(k.stream_key(key, bit, 0), size)
+            np.testing.assert_array_equal(ref >> bit & 1, words < p * 2**32)
+        assert not (ref >> 5).any()
+        if size >= 1000:
+            share = (ref[:, None] >> np.arange(5) & 1).mean(axis=0)
+            assert np.abs(share - rates).max() < 5 * 0.5 / np.sqrt(size)
+
+
+@pytest.mark.parametrize(
+    ("probabilities", "error", "message"),
+    [
+        (0.5, TypeError, "probabilities: expected a sequence of at most 8 numbers, got 0.5"),
+        ((0.1,) * 9, TypeError, "probabilities: expected a sequence of at most 8"),
+        ((0.1, 1.0), ValueError, r"probabilities\[1\]: expected a probability in \[0, 1\), got 1.0"),
+        (("half",), TypeError, r"probabilities\[0\]"),
+    ],
+)
+def test_bad_probabilities(probabilities, error, message):
+    with pytest.raises(error, match=message):
+        k.random_flags(0, probabilities, 3)
+
+
+@pytest.mark.parametrize("size", SIZES)
 def test_normal_equals_its_definition(size):
     for key in KEYS:
         ref = k.random_normal.numpy(key, size, "float64")
