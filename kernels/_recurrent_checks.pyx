@@ -124,6 +124,18 @@ cdef tuple forward_inputs(int gates, a, b, U, bU, h0, counts, ids):
             matrix_or_none("h0", h0, first_count(counts), H, t), counts, ids)
 
 
+cdef object not_shared(cnp.ndarray h, cnp.ndarray previous, cnp.ndarray counts):
+    """What of `previous` must not overlap other arrays: its first rows alone where it is h one step later, which it may be as long as
+    all sequences run: each row of h then is the next step's row of `previous`."""
+    cdef Py_ssize_t B = first_count(counts)
+    cdef const int64_t* n = <const int64_t*> cnp.PyArray_DATA(counts)
+    if n[cnp.PyArray_DIM(counts, 0) - 1] != B:
+        return previous
+    if <char*> cnp.PyArray_DATA(previous) + B * cnp.PyArray_STRIDE(h, 0) != <char*> cnp.PyArray_DATA(h):
+        return previous
+    return previous[:B]
+
+
 def check_rnn_forward(a, b, U, bU, h0, counts, ids=None, h=None, previous=None, h_last=None, work=None,
                       noise=None):
     a, b, U, bU, h0, counts, ids = forward_inputs(1, a, b, U, bU, h0, counts, ids)
@@ -136,7 +148,7 @@ def check_rnn_forward(a, b, U, bU, h0, counts, ids=None, h=None, previous=None, 
     work = scratch(work, 1, H, t)
     noise = checked_noise(noise, 1, R, H, False)
     all_apart(("h", "previous", "h_last", "work", "a", "b", "U", "bU", "h0", "counts", "ids", "noise.flags"),
-              (h, previous, h_last, work, None if h is a and ids is None else a, b, U, bU, h0, counts, ids, flags_of(noise)), 4)
+              (h, not_shared(h, previous, counts), h_last, work, None if h is a and ids is None else a, b, U, bU, h0, counts, ids, flags_of(noise)), 4)
     return a, b, U, bU, h0, counts, ids, h, previous, h_last, work, noise
 
 
@@ -157,7 +169,7 @@ def check_lstm_forward(a, b, U, bU, h0, c0, counts, ids=None, h=None, previous=N
     noise = checked_noise(noise, 4, R, H, False)
     all_apart(("h", "previous", "gates", "c", "h_last", "c_last", "work", "a", "b", "U", "bU", "h0", "c0", "counts", "ids",
                "noise.flags"),
-              (h, previous, gates, c, h_last, c_last, work, None if gates is a and ids is None else a, b, U, bU, h0, c0,
+              (h, not_shared(h, previous, counts), gates, c, h_last, c_last, work, None if gates is a and ids is None else a, b, U, bU, h0, c0,
                counts, ids, flags_of(noise)), 7)
     return a, b, U, bU, h0, c0, counts, ids, h, previous, gates, c, h_last, c_last, work, noise
 
@@ -197,7 +209,7 @@ def check_lstm_norm_forward(a, b, U, bU, gain, gain_c, shift_c, h0, c0, counts, 
     noise = checked_noise(noise, 4, R, H, False)
     all_apart(("h", "previous", "gates", "c", "sums", "statistics", "h_last", "c_last", "work", "a", "b", "U", "bU", "gain",
                "gain_c", "shift_c", "h0", "c0", "counts", "ids", "noise.flags"),
-              (h, previous, gates, c, sums, statistics, h_last, c_last, work, None if gates is a and ids is None else a, b, U, bU,
+              (h, not_shared(h, previous, counts), gates, c, sums, statistics, h_last, c_last, work, None if gates is a and ids is None else a, b, U, bU,
                gain, gain_c, shift_c, h0, c0, counts, ids, flags_of(noise)), 9)
     return (a, b, U, bU, gain, gain_c, shift_c, h0, c0, counts, ids, h, previous, gates, c, sums, statistics, h_last, c_last,
             work, noise, checked_eps(eps))
@@ -217,7 +229,7 @@ def check_gru_forward(a, b, U, bU, h0, counts, ids=None, h=None, previous=None, 
     work = scratch(work, 3, H, t)
     noise = checked_noise(noise, 3, R, H, False)
     all_apart(("h", "previous", "gates", "candidate", "h_last", "work", "a", "b", "U", "bU", "h0", "counts", "ids", "noise.flags"),
-              (h, previous, gates, candidate, h_last, work, None if gates is a and ids is None else a, b, U, bU, h0, counts,
+              (h, not_shared(h, previous, counts), gates, candidate, h_last, work, None if gates is a and ids is None else a, b, U, bU, h0, counts,
                ids, flags_of(noise)), 6)
     return a, b, U, bU, h0, counts, ids, h, previous, gates, candidate, h_last, work, noise
 

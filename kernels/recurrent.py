@@ -135,6 +135,7 @@ def rnn_forward(a, b, U, bU, h0, counts, ids=None, h=None, previous=None, h_last
     ids : ndarray of shape (R,), int64, optional
         Row r reads a[ids[r]].
     h, previous : ndarrays of shape (R, H), optional
+        Where all sequences run to the end, previous may be h one step later (previous[B:] the memory of h[:-B]).
     h_last : ndarray of shape (B, H), optional
     work : ndarray of at least `work_size` elements, optional
         Scratch memory.
@@ -252,6 +253,7 @@ def lstm_forward(
     ids : ndarray of shape (R,), int64, optional
         Row r reads a[ids[r]].
     h, previous, c : ndarrays of shape (R, H), optional
+        previous may share h's memory as in `rnn_forward`.
     gates : ndarray of shape (R, 4H), optional
     h_last, c_last : ndarrays of shape (B, H), optional
     work : ndarray of at least `work_size` elements, optional
@@ -412,6 +414,7 @@ def lstm_norm_forward(
     gain : ndarray of shape (4H,)
     gain_c, shift_c : ndarrays of shape (H,)
     h, previous, c : ndarrays of shape (R, H), optional
+        previous may share h's memory as in `rnn_forward`.
     gates, sums : ndarrays of shape (R, 4H), optional
     statistics : ndarray of shape (R, 4), optional
     h_last, c_last : ndarrays of shape (B, H), optional
@@ -587,6 +590,7 @@ def gru_forward(
     ids : ndarray of shape (R,), int64, optional
         Row r reads a[ids[r]].
     h, previous, candidate : ndarrays of shape (R, H), optional
+        previous may share h's memory as in `rnn_forward`.
     gates : ndarray of shape (R, 3H), optional
     h_last : ndarray of shape (B, H), optional
     work : ndarray of at least `work_size` elements, optional

@@ -222,23 +222,33 @@ class _Strand:
     def dtype(self):
         return self.U.value.dtype
 
-    def _memory(self, rows, table, work):
+    def _states(self, rows, counts, work):
+        """(h, previous): where all sequences run to the end, the states before each step are those after the step before
+        it, and are kept once."""
+        first = int(counts[0])
+        if first * len(counts) == rows:
+            states = work.array(self, "states", (first + rows, self.hidden), self.dtype)
+            return states[first:], states[:rows]
+        return tuple([work.array(self, name, (rows, self.hidden), self.dtype) for name in ("h", "previous")])
+
+    def _memory(self, rows, counts, table, work):
         """(a or gates, h, previous, c, du, scratch) for so many rows; what a cell does not need is None. Where the
         input's part is no table, the gates (of a vanilla RNN, the states) take its place."""
+        key = rows, len(counts), int(counts[0]), table
         found = work.saved.get((self, "memory"))
-        if found is not None and found[0] == (rows, table):
+        if found is not None and found[0] == key:
             return found[1]
         H, G, cell = self.hidden, self.gates, self.cell
-        gates = None if cell == "rnn" and table else work.array(self, "gates", (rows, G * H), self.dtype)
+        h, previous = self._states(rows, counts, work)
         memory = (
-            gates,
-            gates if cell == "rnn" and not table else work.array(self, "h", (rows, H), self.dtype),
-            work.array(self, "previous", (rows, H), self.dtype),
+            (None if table else h) if cell == "rnn" else work.array(self, "gates", (rows, G * H), self.dtype),
+            h,
+            previous,
             None if cell == "rnn" else work.array(self, "c", (rows, H), self.dtype),
             work.array(self, "du", (rows, G * H), self.dtype) if cell == "gru" and work.training else None,
             work.array(self, "scratch", (work_size(G, H),), self.dtype),
         )
-        work.saved[self, "memory"] = (rows, table), memory
+        work.saved[self, "memory"] = key, memory
         return memory
 
     def forward(self, x, ids, counts, initial, last, work, noise):
@@ -249,7 +259,7 @@ class _Strand:
         noise : CellNoise or None
         """
         rows = len(x) if ids is None else len(ids)
-        gates, h, previous, c, _, scratch = memory = self._memory(rows, ids is not None, work)
+        gates, h, previous, c, _, scratch = memory = self._memory(rows, counts, ids is not None, work)
         a = x if ids is not None else kernels.linear_forward(x, self.W.value, None, "identity", gates, work.training)
         b, bU = (None, None) if self.b is None else (self.b.value, self.bU.value)
         U = self.U.value
@@ -347,11 +357,12 @@ class _NormStrand(_Strand):
         self.gain, self.gain_U, self.gain_c, self.shift_c = (owner._own.get(name + suffix) for name in names)
         self._zeros = np.zeros(4 * self.hidden, self.dtype)  # the shifts where there is no bias
 
-    def _memory(self, rows, part, sequences, work):
+    def _memory(self, rows, counts, part, work):
         """(a before and after its norm; its rows' mean and 1 / deviation; gates, h, previous, c, sums, statistics,
         scratch). `part`: rows of the table, or None."""
+        key = rows, len(counts), int(counts[0]), part
         found = work.saved.get((self, "memory"))
-        if found is not None and found[0] == (rows, part, sequences):
+        if found is not None and found[0] == key:
             return found[1]
         H, dense = self.hidden, part is None
         wide, n = (rows, 4 * H), rows if dense else part
@@ -362,12 +373,13 @@ class _NormStrand(_Strand):
             work.array(self, "mean", (n,), self.dtype),
             work.array(self, "rstd", (n,), self.dtype),
             gates,
-            *(work.array(self, name, (rows, H), self.dtype) for name in ("h", "previous", "c")),
+            *self._states(rows, counts, work),
+            work.array(self, "c", (rows, H), self.dtype),
             work.array(self, "sums", wide, self.dtype),
             work.array(self, "statistics", (rows, 4), self.dtype),
-            work.array(self, "scratch", (work_size(4, H, sequences),), self.dtype),
+            work.array(self, "scratch", (work_size(4, H, key[2]),), self.dtype),
         )
-        work.saved[self, "memory"] = (rows, part, sequences), memory
+        work.saved[self, "memory"] = key, memory
         return memory
 
     def _shifts(self):
@@ -378,7 +390,7 @@ class _NormStrand(_Strand):
 
     def forward(self, x, ids, counts, initial, last, work, noise):
         rows, part = (len(x), None) if ids is None else (len(ids), len(x))
-        memory = self._memory(rows, part, len(last[0]), work)
+        memory = self._memory(rows, counts, part, work)
         raw, a, mean, rstd, gates, h, previous, c, sums, statistics, scratch = memory
         raw = x if ids is not None else kernels.linear_forward(x, self.W.value, None, "identity", raw, work.training)
         shift, shift_c, bU = self._shifts()
