@@ -4,9 +4,25 @@ import contextlib
 import platform
 
 from .kernels._dispatch import choose_backend, forget_backend, get_backend, set_default_backend
-from .kernels._team import get_num_threads, has_openmp, set_num_threads
+from .kernels._team import (
+    get_matrix_unit,
+    get_num_threads,
+    has_matrix_unit,
+    has_openmp,
+    set_matrix_unit,
+    set_num_threads,
+)
 
-__all__ = ["backend", "get_backend", "get_num_threads", "set_backend", "set_num_threads", "show_config"]
+__all__ = [
+    "backend",
+    "get_backend",
+    "get_matrix_unit",
+    "get_num_threads",
+    "set_backend",
+    "set_matrix_unit",
+    "set_num_threads",
+    "show_config",
+]
 
 
 @contextlib.contextmanager
@@ -30,8 +46,8 @@ def set_backend(name):
 def show_config():
     """Return what was built, for which CPU, and what is in use: a dict that prints as a table.
 
-    Keys: version, python, numpy, compiler, instruction_set (as asked for), vector_bits, openmp, threads, backend,
-    flags, machine.
+    Keys: version, python, numpy, compiler, instruction_set (as asked for), vector_bits, matrix_unit, openmp, threads,
+    backend, flags, machine.
     """
     from importlib.metadata import version
 
@@ -48,10 +64,17 @@ def show_config():
         flags=_build.flags,
         instruction_set=_build.march,
         vector_bits=32 * _linear_float32.lanes(),
+        matrix_unit=_matrix_unit(),
         openmp="yes" if has_openmp() else "no: the kernels run on one thread",
         threads=get_num_threads(),
         backend=get_backend(),
     )
+
+
+def _matrix_unit():
+    if not has_matrix_unit():
+        return "none: the vectors multiply"
+    return "multiplies float32 (in bfloat16 parts)" if get_matrix_unit() else "switched off: the vectors multiply"
 
 
 class Configuration(dict):

@@ -49,8 +49,11 @@ def has_matrix_unit():
 
 
 def set_matrix_unit(on):
-    """Let float32 products go to the matrix unit where that is faster, or keep them on the vectors. Default: on, where there is one and
-    DD2424FAST_MATRIX_UNIT is not 0.
+    """Let float32 products go to the CPU's matrix unit where that is faster, or keep them on the vectors.
+
+    The unit (Intel AMX) multiplies numbers in three bfloat16 parts, about twice as fast as the vectors and no less accurate
+    (docs/kernels/linear.md); results differ in their last bits. It is on from the start where the build, the CPU and the system have one,
+    unless the environment's DD2424FAST_MATRIX_UNIT is 0.
 
     Raises ValueError where there is none to switch on.
     """

@@ -147,7 +147,7 @@ cdef void rnn_gates(const Layer* s, const Step* at, Group* x) noexcept nogil:
 cdef inline forced_inline_void turn(const Layer* s, const Step* at, Gates gates, Group* x) noexcept nogil:
     """The vectors' turn: a fair share of the group's work."""
     x.credit += x.all
-    while x.credit >= x.turns:
+    while x.credit >= x.turns and x.done < x.all:   # a vector whose gates are applied at once takes several steps in one
         x.credit -= x.turns
         gates(s, at, x)
 
