@@ -1,5 +1,8 @@
-"""Recurrent layers in every combination of cell, dtype, layers, directions and kind of batch: compiled kernels against the
-definition, the definition against differences, a batch against its sequences, windows against the whole."""
+"""Recurrent layers in every combination of cell, dtype, layers, directions and kind of batch.
+
+Compiled kernels against the definition, the definition against differences, a batch against its sequences alone, and
+windows against the whole.
+"""
 
 import dataclasses
 import itertools
