@@ -78,6 +78,22 @@ def test_backends_agree_on_dropout(cell, bidirectional):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-12)
 
 
+def test_dropout_between_layers():
+    """What the second layer reads, through weights that make it next to linear: h / (1 - p), or nothing."""
+    below, both = dd.nn.RNN(5, 13, dtype="float64", seed=2), dd.nn.RNN(5, 13, 2, dropout=0.3, dtype="float64", seed=2)
+    scale, weights = 1e-4, both.state_dict()
+    for name in ("weight_hh_l1", "bias_ih_l1", "bias_hh_l1"):
+        weights[name] = np.zeros_like(weights[name])
+    both.load_state_dict({**weights, **below.state_dict(), "weight_ih_l1": scale * np.eye(13)})
+    x = np.random.default_rng(0).standard_normal((4, 6, 5))
+    h, y = below.forward(x)[0], both.forward(x)[0] / scale
+    kept = y != 0
+    assert 0.6 < kept.mean() < 0.8
+    np.testing.assert_allclose(y[kept], h[kept] / 0.7, rtol=1e-6)
+    both.eval()
+    np.testing.assert_allclose(both.forward(x)[0] / scale, h, rtol=1e-6)
+
+
 @pytest.mark.parametrize("cell", CELLS)
 def test_output_behind_the_end_is_zero_and_costs_no_gradient(cell):
     layer = getattr(dd.nn, cell)(3, 4, dtype="float64", seed=0)

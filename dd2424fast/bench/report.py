@@ -213,9 +213,9 @@ class Report:
                 *(_number(r[name], form) for name, form in _SHARES),
                 *(_number(r["tokens"], ",.0f") for _ in speed),
             )
-            ratios = ", ".join(f"{_name(library)} {_times(ratio)}" for library, ratio in self.per_token(row).items())
-            if ratios:
-                notes.append(f"{row['name']}: the time of a token over that in {row['beside']}: {ratios}")
+            compared = ", ".join(f"{_name(library)} {_times(ratio)}" for library, ratio in self.per_token(row).items())
+            if compared:
+                notes.append(f"{row['name']}: the time of a token over that in {row['beside']}: {compared}")
             _note_disturbance(row, notes)
 
     def _scaling_cells(self, kind, notes):
