@@ -1,7 +1,7 @@
 """One run of each workload, in each library; one whose first results differ from the reference's fails.
 
-Ragged batches and texts are smaller than those of `dd2424fast bench`; of the workloads that show how time grows with size
-there are the two smallest; and what an update holds, on a small batch.
+Ragged batches and texts are smaller than those of `dd2424fast bench`; of the workloads that show how time grows with
+size there are the two smallest; and what an update holds, on a small batch.
 """
 
 import dataclasses
