@@ -9,12 +9,14 @@ import subprocess
 import sys
 
 import pytest
+from click.testing import CliRunner
 
 import dd2424fast as dd
 from dd2424fast import bench
 from dd2424fast.bench import cases, feedforward, generation, memory, processes, recurrent, runner, workloads
 from dd2424fast.bench.report import Report
 from dd2424fast.bench.worker import Worker
+from dd2424fast.cli import main
 
 
 def timed(median):
@@ -361,6 +363,24 @@ def test_named_and_groups():
         ["lstm_b1"],
         ["ragged", "ragged_full"],
     ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "names"),
+    [
+        ([], None),
+        (["mlp", "ragged"], ["mlp", "ragged"]),
+        (["scaling", "--workloads", "mlp, gru_b64"], ["scaling", "mlp", "gru_b64"]),
+        (["all"], [*workloads.KINDS, *runner.OTHERS]),
+    ],
+)
+def test_command_line_names(arguments, names, report, monkeypatch, tmp_path):
+    asked = []
+    monkeypatch.setattr(bench, "run", lambda names, libraries, **others: asked.append(names) or report)
+    result = CliRunner().invoke(main, ["bench", *arguments, "--output", str(tmp_path)])
+    assert result.exit_code == 0, result.output
+    assert asked[0] is names or sorted(asked[0]) == sorted(names)
+    assert "against the fastest peer" in result.stdout
 
 
 def test_memory_counts_what_is_held():
