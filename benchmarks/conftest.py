@@ -45,9 +45,10 @@ def use():
     import dd2424fast as dd
 
     def check(library):
-        if library in ("torch", "jax") and importlib.util.find_spec(library) is None:
-            pytest.skip(f"{library} is not installed")
-        if library == "torch":
+        module = library.partition("_")[0]  # torch_lean is another form of torch
+        if module in ("torch", "jax") and importlib.util.find_spec(module) is None:
+            pytest.skip(f"{module} is not installed")
+        if module == "torch":
             import torch
 
             torch.set_num_threads(THREADS)

@@ -1,39 +1,67 @@
-"""One training update of each workload, in each library; one whose first losses differ from the reference's fails."""
+"""One run of each workload, in each library; one whose first results differ from the reference's fails.
 
+Ragged batches and texts are smaller than those of `dd2424fast bench`; of the workloads that show how time grows with
+size there are the two smallest; and what an update holds, on a small batch.
+"""
+
+import dataclasses
 import functools
 
 import pytest
 
+from dd2424fast.bench.memory import measure
 from dd2424fast.bench.runner import TOLERANCE
-from dd2424fast.bench.worker import LOSSES
-from dd2424fast.bench.workloads import LIBRARIES, REFERENCE, workloads
+from dd2424fast.bench.worker import RESULTS
+from dd2424fast.bench.workloads import LIBRARIES, REFERENCE, named, workloads
 
 LARGE = 50  # GFLOP: the scripts take seconds for one update, and are left to `dd2424fast bench`
 SCRIPTS = ("numpy32", REFERENCE)
+SCALED = sorted(named(["scaling"]), key=lambda workload: workload.task.gflop())[:2]
+SMALLER = {"ragged": {"batch": 16}, "generation": {"length": 100}}  # by kind, what is changed in the task
+WORKLOADS = {
+    workload.name: dataclasses.replace(
+        workload, task=dataclasses.replace(workload.task, **SMALLER.get(workload.kind, {}))
+    )
+    for workload in [*named(["training", "ragged", "generation"]), *SCALED]
+}
 PAIRS = [
     (workload, library)
-    for workload in workloads().values()
+    for workload in WORKLOADS.values()
     for library in LIBRARIES
-    if library in workload.builders and not (workload.gflop > LARGE and library in SCRIPTS)
+    if library in workload.builders
+    and not (workload.task.gflop() > LARGE and library in SCRIPTS)
+    and not (workload.kind == "scaling" and library != "fast")
 ]
 
 
 @functools.cache
-def _reference(workload):
-    step = workloads()[workload].builders[REFERENCE](1)
-    return [step() for _ in range(LOSSES)]
+def _reference(name):
+    workload = WORKLOADS[name]
+    library = REFERENCE if REFERENCE in workload.builders else "numpy"
+    return workload.first_results(workload.start(library, 1), RESULTS)
 
 
 @pytest.mark.parametrize(
     ("workload", "library"), PAIRS, ids=[f"{library}-{workload.name}" for workload, library in PAIRS]
 )
 @pytest.mark.benchmark(min_rounds=3, max_time=0.5, warmup=False)
-def test_training_update(workload, library, benchmark, threads, use):
+def test_workload(workload, library, benchmark, threads, use):
     use(library)
-    step = workload.builders[library](threads)
-    assert [step() for _ in range(LOSSES)] == pytest.approx(_reference(workload.name), rel=TOLERANCE)
+    expected = _reference(workload.name)
+    step = workload.start(library, threads)
+    assert workload.first_results(step, RESULTS) == pytest.approx(expected, rel=TOLERANCE)
     benchmark.group = workload.name
     benchmark.extra_info["threads"] = threads
     benchmark(step)
     if benchmark.stats:
-        benchmark.extra_info["GFLOP/s"] = round(workload.gflop / benchmark.stats["median"], 2)
+        median, task = benchmark.stats["median"], workload.task
+        benchmark.extra_info["GFLOP/s"] = round(task.gflop() / median, 2)
+        if task.tokens:
+            benchmark.extra_info["tokens/s"] = round(task.tokens / median)
+
+
+def test_memory(benchmark):
+    task = dataclasses.replace(workloads()["lstm_b64"].task, batch=8, time=20)
+    found = benchmark.pedantic(measure, (task,), rounds=1)
+    assert found["held_bytes"] > found["kept_bytes"]
+    benchmark.extra_info |= found

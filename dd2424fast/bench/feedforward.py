@@ -2,10 +2,11 @@
 
 import functools
 import itertools
+from dataclasses import dataclass
 
 import numpy as np
 
-from .workloads import Workload, register
+from .workloads import Task, register
 
 BATCH = 100
 BATCHES = 8  # together larger than the second-level cache: a training set does not lie there either
@@ -15,33 +16,45 @@ BN_MOMENTUM = 0.1
 BN_EPS = 1e-5
 
 
-class Problem:
-    """Weights and batches, a pure function of the seed.
+@dataclass(frozen=True)
+class Problem(Task):
+    """One update by SGD of a multi-layer perceptron with ReLU; weights and batches are a pure function of the sizes.
 
     Attributes
     ----------
-    sizes : tuple of int
+    widths : tuple of int
         Inputs, hidden units, classes.
     batch_norm : bool
         Before every ReLU.
-    weights : list of (W (in, out), b (out,))
-        One pair a layer, float32.
-    batches : list of (x (batch, inputs) float32, y (batch,) int64)
     """
 
-    def __init__(self, sizes, batch_norm=False, seed=0):
-        rng = np.random.default_rng(seed)
-        self.sizes, self.batch_norm = sizes, batch_norm
-        self.weights = [
-            (self._uniform(rng, d, (d, h)), self._uniform(rng, d, (h,))) for d, h in itertools.pairwise(sizes)
+    widths: tuple
+    batch_norm: bool = False
+    batch = BATCH
+
+    @functools.cached_property
+    def _drawn(self):
+        rng = np.random.default_rng(0)
+        weights = [
+            (self._uniform(rng, d, (d, h)), self._uniform(rng, d, (h,))) for d, h in itertools.pairwise(self.widths)
         ]
-        x = rng.standard_normal((BATCHES, BATCH, sizes[0]), dtype=np.float32)
-        y = rng.integers(0, sizes[-1], (BATCHES, BATCH))
-        self.batches = list(zip(x, y, strict=True))
+        x = rng.standard_normal((BATCHES, BATCH, self.widths[0]), dtype=np.float32)
+        y = rng.integers(0, self.widths[-1], (BATCHES, BATCH))
+        return weights, list(zip(x, y, strict=True))
 
     @staticmethod
     def _uniform(rng, fan_in, shape):
         return rng.uniform(-(fan_in**-0.5), fan_in**-0.5, shape).astype(np.float32)
+
+    @property
+    def weights(self):
+        """W (in, out) and b (out,) of each layer, float32."""
+        return self._drawn[0]
+
+    @property
+    def batches(self):
+        """x (batch, inputs) float32 and y (batch,) int64 of each batch."""
+        return self._drawn[1]
 
     def state_dict(self):
         """The initial state, as torch.nn.Sequential(Linear, [BatchNorm,] ReLU, ..., Linear) names and lays it out."""
@@ -49,49 +62,30 @@ class Problem:
         state = {}
         for i, (W, b) in enumerate(self.weights):
             state[f"{stride * i}.weight"], state[f"{stride * i}.bias"] = np.ascontiguousarray(W.T), b
-        for i, h in enumerate(self.sizes[1:-1] if self.batch_norm else ()):
+        for i, h in enumerate(self.widths[1:-1] if self.batch_norm else ()):
             for name, value in (("weight", 1), ("bias", 0), ("running_mean", 0), ("running_var", 1)):
                 state[f"{stride * i + 1}.{name}"] = np.full(h, value, np.float32)
         return state
 
+    def gflop(self):
+        """2 N D H forward, as much for dW, and as much for dx behind the first layer."""
+        products = [d * h for d, h in itertools.pairwise(self.widths)]
+        return 2 * BATCH * (3 * sum(products) - products[0]) / 1e9
 
-def gflop(sizes):
-    """2 N D H forward, as much for dW, and as much for dx behind the first layer."""
-    products = [d * h for d, h in itertools.pairwise(sizes)]
-    return 2 * BATCH * (3 * sum(products) - products[0]) / 1e9
+    def gbytes(self):
+        """x is read twice; parameters are read forward and backward and updated, gradients written and read."""
+        parameters = sum(d * h + h for d, h in itertools.pairwise(self.widths))
+        return 4 * (2 * BATCH * self.widths[0] + 5 * parameters) / 1e9
 
+    def ours(self):
+        import dd2424fast as dd
 
-def gbytes(sizes):
-    """x is read twice; parameters are read forward and backward and updated, gradients written and read."""
-    parameters = sum(d * h + h for d, h in itertools.pairwise(sizes))
-    return 4 * (2 * BATCH * sizes[0] + 5 * parameters) / 1e9
-
-
-# ---- dd2424fast ------------------------------------------------------------------------------------------------------
-
-
-def fast(problem, threads):
-    import dd2424fast as dd
-
-    dd.set_num_threads(threads)
-    inputs, *hidden, classes = problem.sizes
-    model = dd.models.MLP(inputs, hidden, classes, batch_norm=problem.batch_norm, dtype="float32", seed=0)
-    model.load_state_dict(problem.state_dict())
-    trainer = dd.Trainer(model, dd.optim.SGD(LEARNING_RATE, weight_decay=WEIGHT_DECAY))
-    batches = itertools.cycle(problem.batches)
-
-    def step():
-        x, y = next(batches)
-        return trainer.step(x, y)
-
-    return step
-
-
-def twin(problem, threads):
-    import dd2424fast as dd
-
-    dd.set_backend("numpy")
-    return fast(problem, threads)
+        inputs, *hidden, classes = self.widths
+        model = dd.models.MLP(inputs, hidden, classes, batch_norm=self.batch_norm, dtype="float32", seed=0)
+        model.load_state_dict(self.state_dict())
+        trainer = dd.Trainer(model, dd.optim.SGD(LEARNING_RATE, weight_decay=WEIGHT_DECAY))
+        batches = itertools.cycle(self.batches)
+        return lambda: trainer.step(*next(batches))
 
 
 # ---- NumPy as the course's students write it -------------------------------------------------------------------------
@@ -100,13 +94,13 @@ def twin(problem, threads):
 def course(problem, threads):
     """Float64, column layout (d x n), one-hot labels, a new array for every result: the equations of the assignment."""
     X = np.concatenate([x for x, _ in problem.batches]).T.astype(np.float64)
-    Y = np.eye(problem.sizes[-1])[:, np.concatenate([y for _, y in problem.batches])]
+    Y = np.eye(problem.widths[-1])[:, np.concatenate([y for _, y in problem.batches])]
     Ws = [W.T.astype(np.float64) for W, _ in problem.weights]
     bs = [b[:, None].astype(np.float64) for _, b in problem.weights]
-    gammas = [np.ones((h, 1)) for h in problem.sizes[1:-1]]
-    betas = [np.zeros((h, 1)) for h in problem.sizes[1:-1]]
-    mus = [np.zeros((h, 1)) for h in problem.sizes[1:-1]]
-    variances = [np.ones((h, 1)) for h in problem.sizes[1:-1]]
+    gammas = [np.ones((h, 1)) for h in problem.widths[1:-1]]
+    betas = [np.zeros((h, 1)) for h in problem.widths[1:-1]]
+    mus = [np.zeros((h, 1)) for h in problem.widths[1:-1]]
+    variances = [np.ones((h, 1)) for h in problem.widths[1:-1]]
     lam, last = WEIGHT_DECAY / 2, len(Ws) - 1
     batch = itertools.cycle(range(BATCHES))
 
@@ -172,9 +166,9 @@ def numpy32(problem, threads):
     Ws = [W.copy() for W, _ in problem.weights]
     bs = [b.copy() for _, b in problem.weights]
     dWs = [np.empty_like(W) for W in Ws]
-    norms = [_BatchNorm(h) for h in problem.sizes[1:-1]] if problem.batch_norm else []
-    outputs = [np.empty((BATCH, h), np.float32) for h in problem.sizes[1:]]
-    upstream = [np.empty((BATCH, h), np.float32) for h in problem.sizes[1:-1]]
+    norms = [_BatchNorm(h) for h in problem.widths[1:-1]] if problem.batch_norm else []
+    outputs = [np.empty((BATCH, h), np.float32) for h in problem.widths[1:]]
+    upstream = [np.empty((BATCH, h), np.float32) for h in problem.widths[1:-1]]
     rows, last = np.arange(BATCH), len(Ws) - 1
     shrink, rate = np.float32(1 - LEARNING_RATE * WEIGHT_DECAY), np.float32(LEARNING_RATE)
     batches = itertools.cycle(problem.batches)
@@ -254,7 +248,7 @@ def torch(problem, threads):
     from torch import nn
 
     torch.set_num_threads(threads)
-    *hidden, output = itertools.pairwise(problem.sizes)
+    *hidden, output = itertools.pairwise(problem.widths)
     layers = []
     for d, h in hidden:
         norm = [nn.BatchNorm1d(h, eps=BN_EPS, momentum=BN_MOMENTUM)] if problem.batch_norm else []
@@ -294,12 +288,12 @@ def jax(problem, threads):
     parameters = {
         "W": [jnp.array(W) for W, _ in problem.weights],
         "b": [jnp.array(b) for _, b in problem.weights],
-        "gamma": [jnp.ones(h, jnp.float32) for h in problem.sizes[1:-1] if names],
-        "beta": [jnp.zeros(h, jnp.float32) for h in problem.sizes[1:-1] if names],
+        "gamma": [jnp.ones(h, jnp.float32) for h in problem.widths[1:-1] if names],
+        "beta": [jnp.zeros(h, jnp.float32) for h in problem.widths[1:-1] if names],
     }
     running = {
-        "mean": [jnp.zeros(h, jnp.float32) for h in problem.sizes[1:-1] if names],
-        "variance": [jnp.ones(h, jnp.float32) for h in problem.sizes[1:-1] if names],
+        "mean": [jnp.zeros(h, jnp.float32) for h in problem.widths[1:-1] if names],
+        "variance": [jnp.ones(h, jnp.float32) for h in problem.widths[1:-1] if names],
     }
 
     def loss_of(p, running, x, y):
@@ -337,17 +331,8 @@ def jax(problem, threads):
 
 # ---- the workloads ---------------------------------------------------------------------------------------------------
 
-_BUILDERS = {"fast": fast, "numpy": twin, "numpy32": numpy32, "torch": torch, "jax": jax, "course": course}
+PEERS = {"numpy32": numpy32, "torch": torch, "jax": jax, "course": course}
 
-
-def _register(name, model, sizes, batch_norm=False):
-    def starting(build):
-        return lambda threads: build(Problem(sizes, batch_norm), threads)
-
-    builders = {library: starting(build) for library, build in _BUILDERS.items()}
-    register(Workload(name, model, BATCH, gflop(sizes), gbytes(sizes), builders))
-
-
-_register("linear", "3072-10, softmax cross-entropy, SGD + L2", (3072, 10))
-_register("mlp", "3072-50-10, ReLU, SGD + L2", (3072, 50, 10))
-_register("mlp_bn", "3072-50-50-10, batch norm, ReLU, SGD + L2", (3072, 50, 50, 10), batch_norm=True)
+register("linear", "3072-10, softmax cross-entropy, SGD + L2", Problem((3072, 10)), PEERS)
+register("mlp", "3072-50-10, ReLU, SGD + L2", Problem((3072, 50, 10)), PEERS)
+register("mlp_bn", "3072-50-50-10, batch norm, ReLU, SGD + L2", Problem((3072, 50, 50, 10), batch_norm=True), PEERS)

@@ -7,11 +7,12 @@ process and prints it as JSON.
 
 import json
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 import tracemalloc
+
+from .processes import printed_by
 
 REPEATS = 7  # processes; the median counts
 
@@ -56,7 +57,7 @@ def measure_overheads(environment):
             except RuntimeError as error:
                 found[names[-1]] = f"ERROR: {error}"
     try:
-        found.update(json.loads(_run([sys.executable, "-m", f"{__package__}.overheads"], environment)))
+        found.update(json.loads(printed_by([sys.executable, "-m", f"{__package__}.overheads"], environment)))
     except RuntimeError as error:
         found["one step, us"] = f"ERROR: {error}"
     return found
@@ -64,15 +65,8 @@ def measure_overheads(environment):
 
 def _in_fresh_processes(program, environment, repeats=REPEATS):
     """Milliseconds that the program prints, each the median over fresh processes."""
-    printed = [_run([sys.executable, "-c", program], environment).split() for _ in range(repeats)]
+    printed = [printed_by([sys.executable, "-c", program], environment).split() for _ in range(repeats)]
     return [round(1e3 * statistics.median(map(float, values)), 2) for values in zip(*printed, strict=True)]
-
-
-def _run(command, environment):
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError((done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1])
-    return done.stdout
 
 
 def one_process():

@@ -1,22 +1,22 @@
 """Recurrent language models, in each library."""
 
+import dataclasses
 import functools
 import itertools
 from dataclasses import dataclass
 
 import numpy as np
 
-from .workloads import Workload, register
+from .script import BETA1, BETA2, EPS, LEARNING_RATE, in_dtype
+from .workloads import Task, register
 
 BATCHES = 4
-LEARNING_RATE = 1e-3
-BETA1, BETA2, EPS = 0.9, 0.999, 1e-8
 GATES = {"rnn": 1, "gru": 3, "lstm": 4}
 
 
 @dataclass(frozen=True)
-class Task:
-    """One update by Adam of a language model that carries its state on.
+class Language(Task):
+    """One update by Adam of a language model.
 
     Attributes
     ----------
@@ -27,6 +27,10 @@ class Task:
     batch, time : int
     clip : float or None
         Of every gradient element.
+    carries : bool
+        Whether an update begins with the state that the last one ended with; else with zeros.
+    shortest : int or None
+        Sequences have lengths from it to `time`, uniformly; None: all have `time` tokens.
     """
 
     cell: str
@@ -37,6 +41,23 @@ class Task:
     layers: int = 1
     vocab: int = 80
     clip: float | None = None
+    carries: bool = True
+    shortest: int | None = None
+
+    @property
+    def sizes(self):
+        return {"T": self.time, "B": self.batch, "m": self.hidden}
+
+    @property
+    def lengths(self):
+        """(batch,), in no order."""
+        if self.shortest is None:
+            return np.full(self.batch, self.time)
+        return np.random.default_rng(2).integers(self.shortest, self.time + 1, self.batch)
+
+    @property
+    def tokens(self):
+        return int(self.lengths.sum())
 
     def state_dict(self):
         """Initial weights under the names and in the shapes of a PyTorch module with `embedding`, `rnn`, `output`."""
@@ -59,203 +80,66 @@ class Task:
         return state
 
     def batches(self):
-        """Endless (x, y) of token ids (batch, time)."""
+        """Endless (x, y), or (x, y, lengths) where sequences are shorter than others; ids (batch, time)."""
         rng = np.random.default_rng(1)
         ids = rng.integers(0, self.vocab, (BATCHES, self.batch, self.time + 1))
-        return itertools.cycle([(np.ascontiguousarray(a[:, :-1]), np.ascontiguousarray(a[:, 1:])) for a in ids])
+        pairs = [(np.ascontiguousarray(a[:, :-1]), np.ascontiguousarray(a[:, 1:])) for a in ids]
+        if self.shortest is not None:  # every batch has the same number of tokens
+            pairs = [(x, y, rng.permutation(self.lengths)) for x, y in pairs]
+        return itertools.cycle(pairs)
 
     def gflop(self):
         """Executed with the embedding folded: time loop and dU, input products of upper layers, output layer."""
-        rows, width = self.batch * self.time, GATES[self.cell] * self.hidden
+        rows, width = self.tokens, GATES[self.cell] * self.hidden
         loops = 3 * 2 * rows * self.hidden * width * self.layers
         inputs = 3 * 2 * rows * self.hidden * width * (self.layers - 1)
         folded = 3 * 2 * self.vocab * self.embedding * width if self.embedding else 0
         return (loops + inputs + folded + 3 * 2 * rows * self.hidden * self.vocab) / 1e9
 
+    def parameters(self):
+        """How many numbers are trained."""
+        return sum(a.size for a in self.state_dict().values())
+
     def gbytes(self):
         """Gates, states and logits are written and read, parameters, gradients and Adam's moments updated."""
-        rows, width = self.batch * self.time, GATES[self.cell] * self.hidden
-        parameters = sum(a.size for a in self.state_dict().values())
-        return 4 * (2 * rows * (self.layers * (width + 3 * self.hidden) + 2 * self.vocab) + 9 * parameters) / 1e9
+        rows, width = self.tokens, GATES[self.cell] * self.hidden
+        activations = rows * (self.layers * (width + 3 * self.hidden) + 2 * self.vocab)
+        return 4 * (2 * activations + 9 * self.parameters()) / 1e9
 
+    def model(self):
+        """The model in this library."""
+        import dd2424fast as dd
 
-# ---- dd2424fast ------------------------------------------------------------------------------------------------------
+        model = dd.models.LanguageModel(self.vocab, self.cell, self.hidden, self.embedding, self.layers, seed=0)
+        model.load_state_dict(self.state_dict())
+        return model
 
+    def trainer(self):
+        """What makes the update in this library."""
+        import dd2424fast as dd
 
-def fast(task, threads):
-    import dd2424fast as dd
+        return dd.Trainer(self.model(), dd.optim.Adam(LEARNING_RATE), clip_value=self.clip)
 
-    dd.set_num_threads(threads)
-    model = dd.models.LanguageModel(task.vocab, task.cell, task.hidden, task.embedding, task.layers, seed=0)
-    model.load_state_dict(task.state_dict())
-    trainer = dd.Trainer(model, dd.optim.Adam(LEARNING_RATE), clip_value=task.clip)
-    batches = task.batches()
+    def ours(self):
+        trainer, batches = self.trainer(), self.batches()
 
-    def step():
-        x, y = next(batches)
-        return trainer.step(x, y)
+        def step():
+            if not self.carries:
+                trainer.model.reset_state()
+            return trainer.step(*next(batches))
 
-    return step
-
-
-def twin(task, threads):
-    import dd2424fast as dd
-
-    dd.set_backend("numpy")
-    return fast(task, threads)
-
-
-# ---- NumPy, as a careful student writes it ---------------------------------------------------------------------------
-
-
-def _sigmoid(z):
-    return 1 / (1 + np.exp(-z))
-
-
-class _Script:
-    """Back-propagation through time with one product a step for all gates, weights (in, out), time first."""
-
-    def __init__(self, task, dtype):
-        self.task, self.dtype = task, dtype
-        self.p = {name: np.array(a.T if a.ndim == 2 else a, dtype) for name, a in task.state_dict().items()}
-        if task.embedding:
-            self.p["embedding.weight"] = self.p["embedding.weight"].T.copy()
-        self.p = {name: np.ascontiguousarray(a) for name, a in self.p.items()}
-        self.m = {name: np.zeros_like(a) for name, a in self.p.items()}
-        self.v = {name: np.zeros_like(a) for name, a in self.p.items()}
-        shape = (task.layers, task.batch, task.hidden)
-        self.h, self.c = np.zeros(shape, dtype), np.zeros(shape, dtype)
-        self.updates = 0
-
-    def layer_forward(self, i, a):
-        """a: (T, B, gates) input part. Returns the states (T, B, H) and what the backward pass needs."""
-        task, H = self.task, self.task.hidden
-        U, bU = self.p[f"rnn.weight_hh_l{i}"], self.p[f"rnn.bias_hh_l{i}"]
-        h, c = self.h[i].copy(), self.c[i].copy()
-        hs, kept = [h], []
-        for x in a:
-            if task.cell == "rnn":
-                h = np.tanh(x + h @ U + bU)
-                kept.append(None)
-            elif task.cell == "lstm":
-                z = x + h @ U + bU
-                s = _sigmoid(z)
-                gate_i, f, g, o = s[:, :H], s[:, H : 2 * H], np.tanh(z[:, 2 * H : 3 * H]), s[:, 3 * H :]
-                before, c = c, f * c + gate_i * g
-                squashed = np.tanh(c)
-                h = o * squashed
-                kept.append((gate_i, f, g, o, before, squashed))
-            else:
-                y = h @ U + bU
-                s = _sigmoid(x[:, : 2 * H] + y[:, : 2 * H])
-                r, z = s[:, :H], s[:, H:]
-                q = y[:, 2 * H :]
-                n = np.tanh(x[:, 2 * H :] + r * q)
-                h = n + z * (h - n)
-                kept.append((r, z, n, q))
-            hs.append(h)
-        self.h[i], self.c[i] = h, c
-        return np.stack(hs), kept
-
-    def layer_backward(self, i, dh_out, hs, kept):
-        """Gradients of the input part and of the recurrent part of the pre-activations, (T, B, gates) each."""
-        task, U = self.task, self.p[f"rnn.weight_hh_l{i}"]
-        dh, dc = np.zeros_like(hs[0]), np.zeros_like(hs[0])
-        das, dus = [], []
-        for t in range(len(kept) - 1, -1, -1):
-            d = dh_out[t] + dh
-            if task.cell == "rnn":
-                da = du = d * (1 - hs[t + 1] ** 2)
-                dh = du @ U.T
-            elif task.cell == "lstm":
-                gate_i, f, g, o, before, squashed = kept[t]
-                dc = dc + d * o * (1 - squashed**2)
-                parts = dc * g * gate_i * (1 - gate_i), dc * before * f * (1 - f), dc * gate_i * (1 - g**2)
-                da = du = np.concatenate([*parts, d * squashed * o * (1 - o)], axis=1)
-                dc = dc * f
-                dh = du @ U.T
-            else:
-                r, z, n, q = kept[t]
-                dn = d * (1 - z) * (1 - n**2)
-                dr, dz = dn * q * r * (1 - r), d * (hs[t] - n) * z * (1 - z)
-                da, du = np.concatenate([dr, dz, dn], axis=1), np.concatenate([dr, dz, dn * r], axis=1)
-                dh = d * z + du @ U.T
-            das.append(da)
-            dus.append(du)
-        return np.stack(das[::-1]), np.stack(dus[::-1])
-
-    def update(self, x, y):
-        task, p, g = self.task, self.p, {}
-        ids, labels = x.T, y.T.ravel()
-        inputs, states, kept = [], [], []
-        for i in range(task.layers):
-            W, b = p[f"rnn.weight_ih_l{i}"], p[f"rnn.bias_ih_l{i}"]
-            if i == 0 and not task.embedding:
-                inputs.append(None)
-                a = W[ids] + b
-            else:
-                inputs.append(states[-1][1:] if i else p["embedding.weight"][ids])
-                a = inputs[-1] @ W + b
-            hs, k = self.layer_forward(i, a)
-            states.append(hs)
-            kept.append(k)
-        top = states[-1][1:].reshape(-1, task.hidden)
-        logits = top @ p["output.weight"] + p["output.bias"]
-        logits -= logits.max(axis=1, keepdims=True)
-        e = np.exp(logits)
-        total, rows = e.sum(axis=1, keepdims=True), np.arange(len(e))
-        loss = float((np.log(total[:, 0]) - logits[rows, labels]).mean())
-        d = e / total
-        d[rows, labels] -= 1
-        d /= len(d)
-        g["output.weight"], g["output.bias"] = top.T @ d, d.sum(axis=0)
-        dh = (d @ p["output.weight"].T).reshape(task.time, task.batch, task.hidden)
-        for i in range(task.layers - 1, -1, -1):
-            da, du = self.layer_backward(i, dh, states[i], kept[i])
-            width = da.shape[2]
-            g[f"rnn.weight_hh_l{i}"] = states[i][:-1].reshape(-1, task.hidden).T @ du.reshape(-1, width)
-            g[f"rnn.bias_hh_l{i}"], g[f"rnn.bias_ih_l{i}"] = du.sum(axis=(0, 1)), da.sum(axis=(0, 1))
-            if inputs[i] is None:
-                dW = g["rnn.weight_ih_l0"] = np.zeros_like(p["rnn.weight_ih_l0"])
-                np.add.at(dW, ids.ravel(), da.reshape(-1, width))
-                break
-            below = inputs[i].reshape(-1, inputs[i].shape[2])
-            g[f"rnn.weight_ih_l{i}"] = below.T @ da.reshape(-1, width)
-            dh = da @ p[f"rnn.weight_ih_l{i}"].T
-        if task.embedding:
-            dE = g["embedding.weight"] = np.zeros_like(p["embedding.weight"])
-            np.add.at(dE, ids.ravel(), dh.reshape(-1, task.embedding))
-        self.adam(g)
-        return loss
-
-    def adam(self, gradients):
-        self.updates += 1
-        kind = self.dtype
-        rate = kind(LEARNING_RATE * np.sqrt(1 - BETA2**self.updates) / (1 - BETA1**self.updates))
-        eps = kind(EPS * np.sqrt(1 - BETA2**self.updates))
-        for name, g in gradients.items():
-            if self.task.clip:
-                np.clip(g, -self.task.clip, self.task.clip, out=g)
-            m, v = self.m[name], self.v[name]
-            m += kind(1 - BETA1) * (g - m)
-            v += kind(1 - BETA2) * (g * g - v)
-            self.p[name] -= rate * m / (np.sqrt(v) + eps)
-
-
-def _script(dtype):
-    def build(task, threads):
-        script, batches = _Script(task, dtype), task.batches()
-        return lambda: script.update(*next(batches))
-
-    return build
+        return step
 
 
 # ---- PyTorch ---------------------------------------------------------------------------------------------------------
 
 
-def torch(task, threads):
+def torch(task, threads, packs=True):
+    """Time first. Sequences of unequal length are packed; or they run to the end, and what is behind theirs has no
+    loss."""
     import torch
     from torch import nn
+    from torch.nn.utils.rnn import pack_padded_sequence
 
     torch.set_num_threads(threads)
 
@@ -268,25 +152,46 @@ def torch(task, threads):
             self.rnn = kind(task.embedding or task.vocab, task.hidden, task.layers)
             self.output = nn.Linear(task.hidden, task.vocab)
 
+        def vectors(self, ids):
+            return self.embedding(ids) if task.embedding else nn.functional.one_hot(ids, task.vocab).float()
+
         def forward(self, ids, state):
-            x = self.embedding(ids) if task.embedding else nn.functional.one_hot(ids, task.vocab).float()
-            y, state = self.rnn(x, state)
-            return self.output(y), state
+            y, state = self.rnn(self.vectors(ids), state)
+            return self.output(y).flatten(0, 1), state
+
+        def forward_packed(self, ids):
+            y, _ = self.rnn(ids._replace(data=self.vectors(ids.data)))
+            return self.output(y.data)
 
     model = Model()
     model.load_state_dict({name: torch.tensor(a) for name, a in task.state_dict().items()})
     optimizer = torch.optim.Adam(model.parameters(), LEARNING_RATE, fused=True)
-    pairs = itertools.islice(task.batches(), BATCHES)
-    batches = itertools.cycle([(torch.tensor(x.T.copy()), torch.tensor(y.T.ravel().copy())) for x, y in pairs])
+    packs = packs and task.shortest is not None
+
+    def prepared(x, y, lengths=None):
+        x, y = torch.tensor(x.T.copy()), torch.tensor(y.T.copy())
+        if packs:
+            return x, y, torch.tensor(lengths)
+        if lengths is not None:
+            y[torch.arange(len(y))[:, None] >= torch.tensor(lengths)] = -100  # which the loss ignores
+        return x, y.flatten()
+
+    batches = itertools.cycle([prepared(*batch) for batch in itertools.islice(task.batches(), BATCHES)])
     state = None
 
-    def step():
+    def outputs(x, y, lengths=None):
         nonlocal state
-        x, y = next(batches)
-        optimizer.zero_grad(set_to_none=True)
+        if packs:
+            x, y = (pack_padded_sequence(a, lengths, enforce_sorted=False) for a in (x, y))
+            return model.forward_packed(x), y.data
         logits, after = model(x, state)
-        state = tuple(s.detach() for s in after) if task.cell == "lstm" else after.detach()
-        loss = nn.functional.cross_entropy(logits.flatten(0, 1), y)
+        if task.carries:
+            state = tuple(s.detach() for s in after) if task.cell == "lstm" else after.detach()
+        return logits, y
+
+    def step():
+        optimizer.zero_grad(set_to_none=True)
+        loss = nn.functional.cross_entropy(*outputs(*next(batches)))
         loss.backward()
         if task.clip:
             nn.utils.clip_grad_value_(model.parameters(), task.clip)
@@ -296,15 +201,20 @@ def torch(task, threads):
     return step
 
 
+torch_padded = functools.partial(torch, packs=False)
+
+
 # ---- JAX -------------------------------------------------------------------------------------------------------------
 
 
 def jax(task, threads):
-    """One compiled function for the whole update, the time loop a scan; parameters are donated."""
+    """One compiled function for the whole update, the time loop a scan; parameters are donated. All sequences run on to
+    the end; what is behind theirs has label -1, and no loss."""
     import jax
     import jax.numpy as jnp
 
     H, L = task.hidden, task.layers
+    zeros = functools.partial(jax.tree.map, jnp.zeros_like)
 
     def cell(p, i):
         U, bU = p[f"rnn.weight_hh_l{i}"], p[f"rnn.bias_hh_l{i}"]
@@ -343,12 +253,16 @@ def jax(task, threads):
             state, h = jax.lax.scan(cell(p, i), states[i], a)
             last.append(state)
         logits = h.reshape(-1, H) @ p["output.weight"] + p["output.bias"]
-        picked = jnp.take_along_axis(logits, y[:, None], axis=1)[:, 0]
-        return (jax.nn.logsumexp(logits, axis=1) - picked).mean(), last
+        if task.shortest is None:
+            picked = jnp.take_along_axis(logits, y[:, None], axis=1)[:, 0]
+            return (jax.nn.logsumexp(logits, axis=1) - picked).mean(), last
+        picked = jnp.take_along_axis(logits, jnp.maximum(y, 0)[:, None], axis=1)[:, 0]
+        return jnp.where(y >= 0, jax.nn.logsumexp(logits, axis=1) - picked, 0).sum() / task.tokens, last
 
     @functools.partial(jax.jit, donate_argnums=(0, 1, 2, 3))
     def update(p, m, v, states, n, x, y):
-        (loss, states), g = jax.value_and_grad(loss_of, has_aux=True)(p, states, x, y)
+        (loss, last), g = jax.value_and_grad(loss_of, has_aux=True)(p, states, x, y)
+        states = last if task.carries else zeros(states)
         if task.clip:
             g = jax.tree.map(lambda d: jnp.clip(d, -task.clip, task.clip), g)
         m = jax.tree.map(lambda a, d: a + (1 - BETA1) * (d - a), m, g)
@@ -362,12 +276,16 @@ def jax(task, threads):
         name: jnp.array(a.T if a.ndim == 2 and not name.startswith("embedding") else a)
         for name, a in task.state_dict().items()
     }
-    zeros = functools.partial(jax.tree.map, jnp.zeros_like)
     count = 2 if task.cell == "lstm" else 1
     states = [tuple(jnp.zeros((task.batch, H)) for _ in range(count)) for _ in range(L)]
     carried = (weights, zeros(weights), zeros(weights), states)
-    pairs = itertools.islice(task.batches(), BATCHES)
-    batches = itertools.cycle([(jnp.array(x.T), jnp.array(y.T.ravel(), dtype=jnp.int32)) for x, y in pairs])
+
+    def prepared(x, y, lengths=None):
+        if lengths is not None:
+            y = np.where(np.arange(task.time) < lengths[:, None], y, -1)
+        return jnp.array(x.T), jnp.array(y.T.ravel(), dtype=jnp.int32)
+
+    batches = itertools.cycle([prepared(*batch) for batch in itertools.islice(task.batches(), BATCHES)])
     updates = 0
 
     def step():
@@ -382,28 +300,35 @@ def jax(task, threads):
 
 # ---- the workloads ---------------------------------------------------------------------------------------------------
 
-_BUILDERS = {
-    "fast": fast,
-    "numpy": twin,
-    "numpy32": _script(np.float32),
-    "torch": torch,
-    "jax": jax,
-    "course": _script(np.float64),
-}
+PEERS = {"numpy32": in_dtype(np.float32), "torch": torch, "jax": jax, "course": in_dtype(np.float64)}
 
+for _name, _model, _task in (
+    ("rnn_b1", "one-hot 80, RNN 100, T=25, Adam, clip 5", Language("rnn", 100, 1, 25, embedding=None, clip=5.0)),
+    ("rnn_b256", "embedding 128, RNN 256, T=100, Adam", Language("rnn", 256, 256, 100)),
+    ("lstm_b1", "one-hot 80, LSTM 100, T=25, Adam, clip 5", Language("lstm", 100, 1, 25, embedding=None, clip=5.0)),
+    ("lstm_b64", "embedding 128, LSTM 256, T=50, Adam", Language("lstm", 256, 64, 50)),
+    ("lstm2_b256", "embedding 128, 2 x LSTM 256, T=100, Adam", Language("lstm", 256, 256, 100, layers=2)),
+    ("lstm512_b32", "embedding 128, LSTM 512, T=64, Adam", Language("lstm", 512, 32, 64)),
+    ("gru_b64", "embedding 128, GRU 256, T=50, Adam", Language("gru", 256, 64, 50)),
+):
+    register(_name, _model, _task, PEERS)
 
-def _register(name, model, task):
-    def starting(build):
-        return lambda threads: build(task, threads)
+# A batch of unequal sequences, and a full one with nearly as many tokens.
+_ragged = Language("lstm", 256, 64, 100, shortest=5, carries=False)
+_full = Language("lstm", 256, 64, round(_ragged.tokens / 64), carries=False)
+register(
+    "ragged", "embedding 128, LSTM 256, 64 sequences of 5 to 100 tokens, Adam", _ragged,
+    {**PEERS, "torch_lean": torch_padded}, "ragged", beside="ragged_full",
+)  # fmt: skip
+register("ragged_full", f"embedding 128, LSTM 256, batch 64, T={_full.time}, Adam", _full, PEERS, "ragged")
 
-    builders = {library: starting(build) for library, build in _BUILDERS.items()}
-    register(Workload(name, model, task.batch, task.gflop(), task.gbytes(), builders))
-
-
-_register("rnn_b1", "one-hot 80, RNN 100, T=25, Adam, clip 5", Task("rnn", 100, 1, 25, embedding=None, clip=5.0))
-_register("rnn_b256", "embedding 128, RNN 256, T=100, Adam", Task("rnn", 256, 256, 100))
-_register("lstm_b1", "one-hot 80, LSTM 100, T=25, Adam, clip 5", Task("lstm", 100, 1, 25, embedding=None, clip=5.0))
-_register("lstm_b64", "embedding 128, LSTM 256, T=50, Adam", Task("lstm", 256, 64, 50))
-_register("lstm2_b256", "embedding 128, 2 x LSTM 256, T=100, Adam", Task("lstm", 256, 256, 100, layers=2))
-_register("lstm512_b32", "embedding 128, LSTM 512, T=64, Adam", Task("lstm", 512, 32, 64))
-_register("gru_b64", "embedding 128, GRU 256, T=50, Adam", Task("gru", 256, 64, 50))
+# Time against each size, the others as in lstm_b64. No scripts: what takes part is compared with ours.
+_base = Language("lstm", 256, 64, 50)
+_scaled = [
+    *(dataclasses.replace(_base, time=size) for size in (25, 50, 100, 200)),
+    *(dataclasses.replace(_base, batch=size) for size in (16, 32, 64, 128, 256)),
+    *(dataclasses.replace(_base, hidden=size) for size in (64, 128, 256, 512)),
+]
+for _task in dict.fromkeys(_scaled):
+    _name = f"lstm_t{_task.time}_b{_task.batch}_m{_task.hidden}"
+    register(_name, "embedding 128, LSTM, Adam", _task, {"torch": torch, "jax": jax}, "scaling")

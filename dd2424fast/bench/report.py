@@ -1,12 +1,16 @@
 """The result of a benchmark: numbers, ratios, and the tables that show them."""
 
 import json
+import math
 import re
+import statistics
 from pathlib import Path
 
-from .workloads import LIBRARIES, PEERS, REFERENCE
+from .workloads import KINDS, LIBRARIES, PEERS, REFERENCE
 
 FORMAT = 1
+
+_TIMED = (*KINDS, "kernels")  # in the order of the report
 
 # Above these shares of a CPU, something else disturbs the library whose turn it is.
 DISTURBING = {"idle_cpu": 0.05, "others_cpu": 0.1}
@@ -23,17 +27,29 @@ class Report:
         threads, rounds, seconds.
     peaks : dict
         From a number of threads, as text, to {"float32": GFLOP/s, "float64": GFLOP/s, "copy": GB/s}.
-    training, kernels : list of dict
-        One row a workload or kernel case: name, gflop, gbytes, threads; libraries, from a library to {"median_ms",
-        "q1_ms", "q3_ms", "p10_ms", "runs", "rounds_ms"}, {"missing": module} or {"error": text}; disturbance, what
-        others took of the CPUs meanwhile.
+    training, ragged, generation, scaling, kernels : list of dict
+        One row a workload of the kind or kernel case: name, gflop, gbytes, threads; libraries, from a library to
+        {"median_ms", "q1_ms", "q3_ms", "p10_ms", "runs", "rounds_ms"}, {"missing": module} or {"error": text};
+        disturbance, what others took of the CPUs meanwhile. A workload's besides: tokens of a run, sizes, beside.
+    memory : list of dict
+        What updates hold, and must hold: name, model; held_bytes and kept_bytes, or error.
     overheads : dict
         Seconds and bytes that a user pays apart from arithmetic.
     """
 
     def __init__(self, machine=None, settings=None):
         self.machine, self.settings = machine or {}, settings or {}
-        self.peaks, self.training, self.kernels, self.overheads = {}, [], [], {}
+        self.peaks, self.memory, self.overheads = {}, [], {}
+        for kind in _TIMED:
+            setattr(self, kind, [])
+
+    def rows(self, kind):
+        """The list of this kind of rows."""
+        return getattr(self, kind)
+
+    def timed_rows(self):
+        """All rows that hold times."""
+        return [row for kind in _TIMED for row in self.rows(kind)]
 
     # ---- arithmetic ------------------------------------------------------------------------------------------------
 
@@ -45,12 +61,15 @@ class Report:
         dict
             ours_ms; peer, the fastest of the peers, and against_peer, its median over ours: above 1 we are faster;
             against_twin and against_reference, the same of these; slower_than, all libraries faster than ours; gflops
-            and gbytes per second; of_bound, the time that the machine's peaks would allow over the time taken.
+            and gbytes per second; of_peak, the share of the machine's largest rate of arithmetic; of_bound, the time
+            that the machine's peaks would allow over the time taken; tokens per second; seconds_per_token.
         """
         timed = {library: result for library, result in row["libraries"].items() if "median_ms" in result}
         medians = {library: result["median_ms"] for library, result in timed.items()}
         ours = medians.get("fast")
         peers = {library: ms for library, ms in medians.items() if library in (*PEERS, "blas")}
+        tokens, peaks = row.get("tokens"), self.peaks.get(str(row["threads"]))
+        gflops = row["gflop"] / ours * 1e3 if ours else None
         peer = min(peers, key=peers.get, default=None)
 
         def over_ours(library):
@@ -63,10 +82,38 @@ class Report:
             "against_twin": over_ours("numpy"),
             "against_reference": over_ours(REFERENCE),
             "slower_than": [library for library, ms in medians.items() if ours and ms < ours],
-            "gflops": row["gflop"] / ours * 1e3 if ours else None,
+            "gflops": gflops,
             "gbytes": row["gbytes"] / ours * 1e3 if ours else None,
-            "of_bound": self.bound_ms(row) / ours if ours and self.bound_ms(row) else None,
+            "of_peak": gflops / peaks[row.get("dtype", "float32")] if ours and peaks else None,
+            "of_bound": self.bound_ms(row) / ours if ours and peaks else None,
+            "tokens": tokens / ours * 1e3 if ours and tokens else None,
+            "seconds_per_token": ours / tokens / 1e3 if ours and tokens else None,
         }
+
+    def per_token(self, row):
+        """From each library to its time per token over that of the row's `beside`; {} where it has none."""
+        other = next((one for one in self.timed_rows() if row.get("beside") and one["name"] == row["beside"]), None)
+        if other is None:
+            return {}
+        times = [
+            {name: r["median_ms"] / one["tokens"] for name, r in one["libraries"].items() if "median_ms" in r}
+            for one in (row, other)
+        ]
+        return {name: ms / times[1][name] for name, ms in times[0].items() if name in times[1]}
+
+    def exponents(self, library="fast"):
+        """How a library's time grows with each size of the `scaling` rows, the others as most rows have them: the slope
+        of the line through the logarithms, 1 where time is proportional to the size."""
+        rows = [row for row in self.scaling if "median_ms" in row["libraries"].get(library, {})]
+        found = {}
+        for size in rows[0]["sizes"] if rows else ():
+            base = {name: statistics.mode(row["sizes"][name] for row in rows) for name in rows[0]["sizes"]}
+            series = [row for row in rows if {**row["sizes"], size: None} == {**base, size: None}]
+            if len(series) > 1:
+                x = [math.log(row["sizes"][size]) for row in series]
+                y = [math.log(row["libraries"][library]["median_ms"]) for row in series]
+                found[size] = statistics.linear_regression(x, y).slope
+        return found
 
     def bound_ms(self, row):
         """The least time the machine allows, for arithmetic or for memory; None where no peak was measured."""
@@ -80,9 +127,11 @@ class Report:
     def to_json(self):
         """The report as JSON text; `Report.from_json` reads it."""
         content = {"format": FORMAT, "machine": self.machine, "settings": self.settings, "peaks": self.peaks}
-        for kind in ("training", "kernels"):
-            content[kind] = [{**row, "ratios": self.ratios(row)} for row in getattr(self, kind)]
-        return json.dumps({**content, "overheads": self.overheads}, indent=1)
+        for kind in _TIMED:
+            rows = self.rows(kind)
+            content[kind] = [{**row, "ratios": {**self.ratios(row), "per_token": self.per_token(row)}} for row in rows]
+        content["exponents"] = self.exponents()
+        return json.dumps({**content, "memory": self.memory, "overheads": self.overheads}, indent=1)
 
     @classmethod
     def from_json(cls, text):
@@ -91,9 +140,10 @@ class Report:
             raise ValueError(f"report: expected format {FORMAT}, got {content.get('format')}")
         report = cls(content["machine"], content["settings"])
         report.peaks, report.overheads = content["peaks"], content["overheads"]
-        for kind in ("training", "kernels"):
-            rows = [{name: value for name, value in row.items() if name != "ratios"} for row in content[kind]]
-            setattr(report, kind, rows)
+        report.memory = content.get("memory", [])
+        for kind in _TIMED:
+            rows = content.get(kind, [])  # an old report lacks some
+            setattr(report, kind, [{name: row[name] for name in row if name != "ratios"} for row in rows])
         return report
 
     def save(self, path):
@@ -121,13 +171,17 @@ class Report:
     def _sections(self, lay_out):
         yield "\n".join(self._heading())
         notes = []
-        if self.training:
-            yield lay_out(self._training_cells(notes))
+        for kind in KINDS:
+            if self.rows(kind):
+                cells = self._scaling_cells if kind == "scaling" else self._workload_cells
+                yield lay_out(cells(kind, notes))
+        if self.memory:
+            yield lay_out(self._memory_cells(notes))
         if self.kernels:
             yield lay_out(self._kernel_cells(notes))
         if self.overheads:
             yield lay_out([("overhead", "measured"), *((name, str(value)) for name, value in self.overheads.items())])
-        if notes or self.training or self.kernels:
+        if notes or self.timed_rows():
             yield "\n".join([*self._verdict(), *notes])
 
     def _heading(self):
@@ -143,25 +197,58 @@ class Report:
                 f"{peak['float64']:.0f} float64; copy {peak['copy']:.1f} GB/s"
             )
 
-    def _training_cells(self, notes):
-        shown = [library for library in LIBRARIES if any(library in row["libraries"] for row in self.training)]
-        names = [LIBRARIES[library] for library in shown]
-        yield ("update", *names, "against the fastest peer", "against course", "GFLOP/s", "of bound")
-        for row in self.training:
+    def _workload_cells(self, kind, notes):
+        rows = self.rows(kind)
+        shown = _libraries_in(rows)
+        speed = ("tokens/s",) if any(row.get("tokens") for row in rows) else ()
+        ratios = ("against the fastest peer", "against course", "GFLOP/s", "of peak", "of bound")
+        yield (KINDS[kind], *map(_name, shown), *ratios, *speed)
+        for row in rows:
             r = self.ratios(row)
             yield (
                 row["name"],
                 *(_time_cell(row, library, notes) for library in shown),
                 _against(r["against_peer"], r["peer"]),
                 _times(r["against_reference"]),
-                _number(r["gflops"], ".1f"),
-                _number(r["of_bound"], ".0%"),
+                *(_number(r[name], form) for name, form in _SHARES),
+                *(_number(r["tokens"], ",.0f") for _ in speed),
             )
+            compared = ", ".join(f"{_name(library)} {_times(ratio)}" for library, ratio in self.per_token(row).items())
+            if compared:
+                notes.append(f"{row['name']}: the time of a token over that in {row['beside']}: {compared}")
             _note_disturbance(row, notes)
 
+    def _scaling_cells(self, kind, notes):
+        rows = self.rows(kind)
+        shown = _libraries_in(rows)
+        yield (KINDS[kind], *rows[0]["sizes"], *map(_name, shown), "us a token", "GFLOP/s", "of peak", "of bound")
+        for row in rows:
+            r = self.ratios(row)
+            yield (
+                row["name"],
+                *map(str, row["sizes"].values()),
+                *(_time_cell(row, library, notes) for library in shown),
+                _number(r["seconds_per_token"] and 1e6 * r["seconds_per_token"], ".3g"),
+                *(_number(r[name], form) for name, form in _SHARES),
+            )
+        for library in shown:
+            grows = ", ".join(f"{size}^{exponent:.2f}" for size, exponent in self.exponents(library).items())
+            if grows:
+                notes.append(f"{_name(library)}: an update's time grows as {grows}")
+        _note_disturbance({**rows[0], "name": kind}, notes)  # they took turns
+
+    def _memory_cells(self, notes):
+        yield ("memory of an update, MB", "held", "must be kept", "ratio")
+        for row in self.memory:
+            if "error" in row:
+                notes.append(f"ERROR: memory of {row['name']}: {row['error']}")
+                yield (row["name"], "ERROR", "", "")
+                continue
+            held, kept = row["held_bytes"], row["kept_bytes"]
+            yield (row["name"], f"{held / 1e6:.2f}", f"{kept / 1e6:.2f}", f"{held / kept:.2f}")
+
     def _kernel_cells(self, notes):
-        timed = {library for row in self.kernels for library in row["libraries"]}
-        shown = [library for library in ("fast", "numpy", "blas", "torch", "jax") if library in timed]
+        shown = _libraries_in(self.kernels)
         ratios = ("against the twin", "against the fastest peer", "GFLOP/s", "GB/s", "of bound")
         yield ("kernel", "threads", *map(_name, shown), *ratios)
         for row in self.kernels:
@@ -179,12 +266,22 @@ class Report:
             _note_disturbance(row, notes)
 
     def _verdict(self):
-        for row in [*self.training, *self.kernels]:
+        for row in self.timed_rows():
             r = self.ratios(row)
             if r["slower_than"]:
                 times = {other: row["libraries"][other]["median_ms"] for other in r["slower_than"]}
                 others = ", ".join(f"{_name(other)} ({ms:.3g} ms)" for other, ms in times.items())
                 yield f"SLOWER: {row['name']} ({r['ours_ms']:.3g} ms) than {others}"
+
+
+_SHARES = (("gflops", ".1f"), ("of_peak", ".0%"), ("of_bound", ".0%"))
+
+
+def _libraries_in(rows):
+    """Those that have a result in one of the rows, in the order of LIBRARIES; BLAS behind the twin."""
+    timed = {library for row in rows for library in row["libraries"]}
+    order = dict.fromkeys(("fast", "numpy", "blas", *LIBRARIES))
+    return [library for library in order if library in timed]
 
 
 def _name(library):

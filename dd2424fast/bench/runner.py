@@ -2,57 +2,39 @@
 
 import contextlib
 import datetime
-import importlib.util
-import json
 import os
 import platform
 import statistics
-import subprocess
-import sys
-import tempfile
-import threading
 import time
 from pathlib import Path
 
+from . import processes
+from .processes import TIME_LIMIT, Usage, WorkerProcess, ask_all, idle_share, worker_environment
 from .report import DISTURBING, Report
-from .workloads import LIBRARIES, REFERENCE
+from .workloads import KINDS, LIBRARIES, REFERENCE, TOGETHER, named
 from .workloads import workloads as registered_workloads
 
-TOLERANCE = 2e-5  # relative, of the first losses: float32 rounding is 1e-7, a forgotten weight decay 1e-4
-PAUSE = 0.1  # seconds between turns: idle thread pools spin for a while before they sleep (OpenBLAS about 30 ms)
+TOLERANCE = 2e-5  # relative, of the first results: float32 rounding is 1e-7, a forgotten weight decay 1e-4
 PATIENCE = 3  # times as many turns as asked for, at the most, until enough of them were undisturbed
 KERNEL_SHARE = 0.2  # of a turn's seconds, for each of the many kernel cases
 PEAK_SECONDS = 0.2
-TIME_LIMIT = 120  # seconds that a worker may take for an answer beyond the time it was told to spend
 
-# What a user's shell may have set that would slow a library down (the first two: NumPy's BLAS) or keep idle threads
-# spinning.
-_UNSET = (
-    "OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "OMP_PROC_BIND",
-    "OMP_PLACES", "GOMP_CPU_AFFINITY", "KMP_AFFINITY", "OMP_DYNAMIC", "OMP_SCHEDULE",
-    "XLA_FLAGS", "JAX_ENABLE_X64", "JAX_PLATFORMS",
-)  # fmt: skip
-_THREADS = (
-    "OMP_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "BLIS_NUM_THREADS",
-    "NUMBA_NUM_THREADS",
-    "NPROC",
-)
+OTHERS = ("kernels", "memory", "overheads")  # what is measured besides workloads
 
 
 def run(workloads=None, libraries=None, threads=2, rounds=5, seconds=0.5, output=None, progress=None):
-    """Measure training updates, kernels or overheads.
+    """Measure training updates, texts, kernels, memory or overheads.
 
     Parameters
     ----------
     workloads : sequence of str, optional
-        Names of training updates, "kernels" for the kernel cases, "overheads" for what Python, import and first use
-        cost; default: all training updates.
+        Names of workloads, or of all of a kind: "training", "ragged" (a batch of unequal sequences, and a full one with
+        as many tokens), "generation", "scaling" (an update's time against time steps, batch and units); "kernels" for
+        the kernel cases, "memory" for what an update holds, "overheads" for what Python, import and first use cost.
+        Default: all workloads but scaling.
     libraries : sequence of str, optional
-        Of "fast", "numpy", "numpy32", "torch", "jax" and "course"; default: all. The table says where one is not
-        installed.
+        Of "fast", "numpy", "numpy32", "torch", "torch_lean", "jax" and "course"; default: all, for scaling "fast". The
+        table says where one is not installed.
     threads : int
         For every library.
     rounds : int
@@ -74,31 +56,35 @@ def run(workloads=None, libraries=None, threads=2, rounds=5, seconds=0.5, output
         A name is unknown, or a number is not positive.
     """
     known = registered_workloads()
-    names = list(known) if workloads is None else list(workloads)
-    libraries = list(LIBRARIES) if libraries is None else list(libraries)
-    _check_names("workloads", names, [*known, "kernels", "overheads"])
-    _check_names("libraries", libraries, list(LIBRARIES))
+    names = [kind for kind in KINDS if kind != "scaling"] if workloads is None else list(workloads)
+    _check_names("workloads", names, [*known, *KINDS, *OTHERS])
+    _check_names("libraries", libraries or (), list(LIBRARIES))
     for name, value in (("threads", threads), ("rounds", rounds), ("seconds", seconds)):
         if not value > 0:
             raise ValueError(f"{name}: expected a number above 0, got {value!r}")
     report = Report(_machine(), {"threads": threads, "rounds": rounds, "seconds": seconds})
     kernel_cases = _kernel_cases() if "kernels" in names else []
-    training = [name for name in names if name in known]
-    stages = bool(training or kernel_cases) + len(training) + len(kernel_cases) + ("overheads" in names)
+    groups = _groups(named(names))
+    stages = bool(groups or kernel_cases) + len(groups) + len(kernel_cases) + sum(n in names for n in OTHERS[1:])
     tell = _Progress(progress, stages)
     turns = {"threads": threads, "rounds": rounds, "seconds": seconds}
 
-    if training or kernel_cases:
+    if groups or kernel_cases:
         tell("peaks")
         for count in sorted({threads, 1} if kernel_cases else {threads}):
             peaks = measure_peaks(count, report)
             if peaks:
                 report.peaks[str(count)] = peaks
-    for name in training:
-        tell(name)
-        report.training.append(_training_row(known[name], libraries, turns, report))
-    for row in _kernel_rows(kernel_cases, libraries, turns, report, tell):
+    for group in groups:
+        tell(" and ".join(workload.name for workload in group) if len(group) < 3 else group[0].kind)
+        report.rows(group[0].kind).extend(_workload_rows(group, libraries, turns, report))
+    for row in _kernel_rows(kernel_cases, list(libraries or LIBRARIES), turns, report, tell):
         report.kernels.append(row)
+    if "memory" in names:
+        tell("memory")
+        from .memory import measure_memory
+
+        report.memory = measure_memory(worker_environment(threads))
     if "overheads" in names:
         tell("overheads")
         from .overheads import measure_overheads
@@ -108,6 +94,14 @@ def run(workloads=None, libraries=None, threads=2, rounds=5, seconds=0.5, output
     if output is not None:
         report.save(output)
     return report
+
+
+def _groups(chosen):
+    """Workloads that take turns, in lists: most are alone."""
+    groups = {}
+    for workload in chosen:
+        groups.setdefault(workload.kind if workload.kind in TOGETHER else workload.name, []).append(workload)
+    return list(groups.values())
 
 
 def _check_names(argument, names, known):
@@ -133,37 +127,51 @@ class _Progress:
 # ---- rows ------------------------------------------------------------------------------------------------------------
 
 
-def _training_row(workload, libraries, turns, report):
-    chosen = [library for library in libraries if library in workload.builders]
-    checked = [*chosen, *([REFERENCE] if REFERENCE not in chosen else [])]
+def _workload_rows(group, libraries, turns, report):
+    """A row for each workload of a group, all of its libraries and workloads in turn, each in a process of its own."""
+    if libraries is None:
+        libraries = ["fast"] if group[0].kind == "scaling" else list(LIBRARIES)
     with contextlib.ExitStack() as stack:
-        workers = {library: stack.enter_context(WorkerProcess(library, turns["threads"])) for library in checked}
-        answers = ask_all(workers, {"do": "open", "suite": "training", "name": workload.name})
-        results = disagreements(answers)
-        if REFERENCE not in chosen:
-            del workers[REFERENCE], results[REFERENCE]
+        results, workers, answered = {}, {}, []
+        for workload in group:
+            chosen = [library for library in libraries if library in workload.builders]
+            reference = REFERENCE if REFERENCE in workload.builders else "fast"
+            mine = {
+                library: stack.enter_context(WorkerProcess(library, turns["threads"]))
+                for library in dict.fromkeys([*chosen, reference])
+            }
+            answers = ask_all(mine, {"do": "open", "suite": "workloads", "name": workload.name})
+            found = disagreements(answers, reference)
+            answered += answers.values()
+            for library in chosen:
+                workers[workload.name, library] = mine[library]
+                results[workload.name, library] = found[library]
         disturbance = _take_turns(workers, results, turns)
-        _collect_versions(answers.values(), report)
-    return {
-        "name": workload.name, "model": workload.model, "batch": workload.batch, "gflop": workload.gflop,
-        "gbytes": workload.gbytes, "threads": turns["threads"], "disturbance": disturbance, "libraries": results,
-    }  # fmt: skip
+        _collect_versions(answered, report)
+    for workload in group:
+        task = workload.task
+        timed = {library: result for (name, library), result in results.items() if name == workload.name}
+        yield {
+            "name": workload.name, "model": workload.model, "batch": task.batch, "tokens": task.tokens,
+            "sizes": task.sizes, "beside": workload.beside, "gflop": task.gflop(), "gbytes": task.gbytes(),
+            "threads": turns["threads"], "disturbance": disturbance, "libraries": timed,
+        }  # fmt: skip
 
 
-def disagreements(answers):
-    """From each library's answer to "open": {} where its losses equal the reference's, else what is wrong."""
-    reference = answers[REFERENCE].get("losses")
+def disagreements(answers, reference=REFERENCE):
+    """From each library's answer to "open": {} where its results equal the reference's, else what is wrong."""
+    expected_results = answers[reference].get("results")
     results = {}
     for library, answer in answers.items():
         results[library] = _failure(answer)
         if results[library]:
             continue
-        if reference is None:
+        if expected_results is None:
             results[library] = {"error": "not compared: the reference failed"}
             continue
-        for i, (got, expected) in enumerate(zip(answer["losses"], reference, strict=True)):
+        for i, (got, expected) in enumerate(zip(answer["results"], expected_results, strict=True)):
             if not abs(got - expected) <= TOLERANCE * abs(expected):
-                what = f"disagrees with the reference: loss {i} is {got:.8g}, expected {expected:.8g}"
+                what = f"disagrees with the reference: result {i} is {got:.8g}, expected {expected:.8g}"
                 results[library] = {"error": what}
                 break
     return results
@@ -221,7 +229,7 @@ def measure_peaks(threads, report):
             _collect_versions([answer], report)
             if "work" in answer:
                 for _ in range(PATIENCE):
-                    time.sleep(PAUSE)
+                    time.sleep(processes.PAUSE)
                     taken = workers[library].ask({"do": "time", "seconds": PEAK_SECONDS}, TIME_LIMIT)
                     rate = answer["work"][unit] / min(taken.get("seconds", [float("inf")]))
                     peaks[peak] = max(peaks.get(peak, 0.0), rate)
@@ -242,15 +250,15 @@ def _take_turns(workers, results, turns):
     workers = {library: worker for library, worker in workers.items() if not results[library]}
     if not workers:
         return {}
-    idle = _idle_share(workers.values())
+    idle = idle_share(workers.values())
     turns_of = {library: [] for library in workers}  # (others' share of the CPUs, seconds of each run)
     order = list(workers)
     for _ in range(turns.get("patience", PATIENCE) * turns["rounds"]):
         for library in order:
             if results[library] or _undisturbed(turns_of[library]) >= turns["rounds"]:
                 continue
-            time.sleep(PAUSE)
-            usage = _Usage(workers.values())
+            time.sleep(processes.PAUSE)
+            usage = Usage(workers.values())
             answer = workers[library].ask({"do": "time", "seconds": turns["seconds"]}, TIME_LIMIT + turns["seconds"])
             if "seconds" in answer:
                 turns_of[library].append((usage.of_others(), answer["seconds"]))
@@ -279,118 +287,6 @@ def summary(rounds):
         "median_ms": median, "q1_ms": q1, "q3_ms": q3, "p10_ms": everything[len(everything) // 10],
         "runs": len(everything), "rounds_ms": [1e3 * statistics.median(times) for times in rounds],
     }  # fmt: skip
-
-
-# ---- processes -------------------------------------------------------------------------------------------------------
-
-
-class WorkerProcess:
-    """A worker, from `with` on; `ask` returns its answer as a dict, whatever happens to it."""
-
-    def __init__(self, library, threads):
-        self.library, self.threads = library, threads
-
-    def __enter__(self):
-        self.log = tempfile.TemporaryFile("w+")
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", f"{__package__}.worker", self.library, str(self.threads)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, text=True,
-            env=worker_environment(self.threads),
-        )  # fmt: skip
-        return self
-
-    def send(self, command):
-        with contextlib.suppress(BrokenPipeError):  # `receive` says why it died
-            self.process.stdin.write(json.dumps(command) + "\n")
-            self.process.stdin.flush()
-
-    def receive(self, limit):
-        killer = threading.Timer(limit, self.process.kill)
-        killer.start()
-        line = self.process.stdout.readline()
-        killer.cancel()
-        if line:
-            return json.loads(line)
-        code = self.process.wait()
-        self.log.seek(0)
-        last = (self.log.read().strip().splitlines() or ["it wrote nothing"])[-1]
-        return {"error": f"its process ended with code {code} (killed after {limit:.0f} s where that is -9): {last}"}
-
-    def ask(self, command, limit):
-        self.send(command)
-        return self.receive(limit)
-
-    def cpu_seconds(self):
-        """CPU time used so far, all threads; 0 where the system does not tell."""
-        try:
-            fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
-        except OSError:
-            return 0.0
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-    def __exit__(self, *error):
-        if error[0] is not None:
-            self.process.kill()
-        with contextlib.suppress(BrokenPipeError):
-            self.process.stdin.close()
-        try:
-            self.process.wait(10)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-        self.process.stdout.close()
-        self.log.close()
-
-
-def worker_environment(threads):
-    """The environment of a worker: this package first, this many threads, nothing that slows a library down."""
-    environment = {name: value for name, value in os.environ.items() if name not in _UNSET}
-    root = str(Path(importlib.util.find_spec("dd2424fast").origin).parent.parent)
-    path = [root, *filter(None, [environment.get("PYTHONPATH")])]
-    environment |= {**dict.fromkeys(_THREADS, str(threads)), "JAX_PLATFORMS": "cpu"}
-    return {**environment, "PYTHONPATH": os.pathsep.join(path)}
-
-
-def ask_all(workers, command, in_turn=False):
-    """Every worker's answer to the same command; at the same time, unless in_turn."""
-    if in_turn:
-        return {library: worker.ask(command, TIME_LIMIT) for library, worker in workers.items()}
-    for worker in workers.values():
-        worker.send(command)
-    return {library: worker.receive(TIME_LIMIT) for library, worker in workers.items()}
-
-
-def _idle_share(workers, seconds=0.3):
-    time.sleep(PAUSE)
-    before = [worker.cpu_seconds() for worker in workers]
-    time.sleep(seconds)
-    return max((worker.cpu_seconds() - start) / seconds for worker, start in zip(workers, before, strict=True))
-
-
-class _Usage:
-    """CPU time of the whole machine since now, less that of some workers."""
-
-    def __init__(self, workers):
-        self.workers = list(workers)
-        self.start = self._read()
-
-    def _read(self):
-        return time.perf_counter(), _busy_seconds(), sum(worker.cpu_seconds() for worker in self.workers)
-
-    def of_others(self):
-        """Mean share of each of the machine's CPUs; 0 where the system does not tell."""
-        wall, busy, workers = (now - then for now, then in zip(self._read(), self.start, strict=True))
-        return max(busy - workers, 0.0) / wall / (os.cpu_count() or 1)
-
-
-def _busy_seconds():
-    """CPU time spent by all processes since the machine started, time stolen by other virtual machines included."""
-    try:
-        first = Path("/proc/stat").read_text().split("\n", 1)[0]
-        user, nice, system, _, _, irq, softirq, steal, *_ = map(int, first.split()[1:])
-    except (OSError, ValueError):
-        return 0.0
-    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
 
 
 # ---- the machine -----------------------------------------------------------------------------------------------------

@@ -3,9 +3,9 @@
 `python -m dd2424fast.bench.worker LIBRARY THREADS` reads one JSON object a line from stdin and answers each with one
 on stdout:
 
-    {"do": "open", "suite": "training", "name": "mlp"}    make it and warm it up: {"losses": [...], "versions": {...}}
-    {"do": "open", "suite": "kernels", "name": a case}    the same: {"work": [GFLOP, GB], "versions": {...}}
-    {"do": "time", "seconds": 0.5}                        run it for so long: {"seconds": [of each run]}
+    {"do": "open", "suite": "workloads", "name": "mlp"}    make it and warm it up: {"results": [...], "versions": {...}}
+    {"do": "open", "suite": "kernels", "name": a case}     the same: {"work": [GFLOP, GB], "versions": {...}}
+    {"do": "time", "seconds": 0.5}                         run it for so long: {"seconds": [of each run]}
 
 A failure is an answer too: {"missing": "torch"} where the library is not installed, {"error": "..."} otherwise. At the
 end of stdin the process ends. While it waits for a line it blocks, so that it takes nothing from the process whose
@@ -22,7 +22,7 @@ import sys
 import time
 from pathlib import Path
 
-LOSSES = 5  # compared between libraries before anything is timed
+RESULTS = 5  # compared between libraries before anything is timed
 WARM_UP = 0.3  # seconds of running before the first timed run
 RESTART = 3  # runs before each turn's timed ones: the caches and the threads have been idle
 
@@ -67,11 +67,12 @@ class Worker:
             return {"error": f"{type(error).__name__}: {error}"}
 
     def open(self, suite, name):
-        if suite == "training":
+        if suite == "workloads":
             from .workloads import workloads
 
-            self.run = workloads()[name].builders[self.library](self.threads)
-            answer = {"losses": [self.run() for _ in range(LOSSES)]}
+            workload = workloads()[name]
+            self.run = workload.start(self.library, self.threads)
+            answer = {"results": workload.first_results(self.run, RESULTS)}
         else:
             from .cases import cases
 

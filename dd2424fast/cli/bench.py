@@ -6,19 +6,20 @@ import click
 
 from .common import command, json_option, say
 
-SUITES = ("training", "kernels", "all")
+KINDS = ("training", "ragged", "generation", "scaling", "kernels", "memory", "overheads")
 
 
 @command(
     [
         "dd2424fast bench",
         "dd2424fast bench training --libraries fast,numpy,torch --seconds 2",
-        "dd2424fast bench --workloads mlp,mlp_bn --threads 1",
+        "dd2424fast bench mlp lstm_b64 ragged --threads 1",
+        "dd2424fast bench scaling memory",
         "dd2424fast bench kernels --output results --json",
     ]
 )
-@click.argument("suite", metavar="[training|kernels|all]", type=click.Choice(SUITES), default="training")
-@click.option("--workloads", help="Only these, by name, separated by commas.")
+@click.argument("names", metavar="[NAME]...", nargs=-1)
+@click.option("--workloads", help="More names, separated by commas.")
 @click.option("--libraries", help="Only these, separated by commas.  [default: all that are installed]")
 @click.option("--threads", type=click.IntRange(1), default=2, show_default=True, help="CPU threads of each library.")
 @click.option(
@@ -32,16 +33,22 @@ SUITES = ("training", "kernels", "all")
     help="Folder of the results, as JSON and Markdown.",
 )  # fmt: skip
 @json_option
-def bench(suite, workloads, libraries, threads, rounds, seconds, output, as_json):
-    """Time training updates, or single kernels, of every library on this machine.
+def bench(names, workloads, libraries, threads, rounds, seconds, output, as_json):
+    """Time training updates, texts, or single kernels, of every library on this machine.
+
+    NAME is a workload (mlp, lstm_b64, ...) or all of a kind: training, ragged (a batch of unequal sequences, against a
+    full one), generation, scaling (an update's time against time steps, batch and units), kernels, memory (what an
+    update holds, against what it must), overheads (what Python, import and first use cost); or all. Without a NAME:
+    training, ragged and generation.
 
     Each library runs in a process of its own, from the same weights and on the same batches, and the libraries take
-    turns. `all` adds what Python, import and first use cost. Close other programs first.
+    turns. Close other programs first.
     """
     from dd2424fast import bench as benchmarks
 
+    named = [*names, *(_listed(workloads) or [])]
     report = benchmarks.run(
-        _listed(workloads) or _of_suite(suite),
+        KINDS if "all" in named else named or None,
         _listed(libraries),
         threads=threads,
         rounds=rounds,
@@ -56,13 +63,6 @@ def bench(suite, workloads, libraries, threads, rounds, seconds, output, as_json
 
 def _listed(names):
     return [name.strip() for name in names.split(",")] if names else None
-
-
-def _of_suite(suite):
-    from dd2424fast.bench.workloads import workloads
-
-    training = list(workloads())
-    return {"training": training, "kernels": ["kernels"], "all": [*training, "kernels", "overheads"]}[suite]
 
 
 def _progress(done, total, what):
