@@ -14,13 +14,13 @@ from .processes import printed_by
 NAMES = ("lstm_b64", "gru_b64", "rnn_b256")
 UPDATES = 2  # the state is carried between two sets of buffers
 
-# Numbers that back-propagation through time keeps for each row and unit of a layer (docs/kernels/recurrent.md): the
-# states before and after a step; an LSTM's gates and cell; a GRU's gates, candidate, and its gates' second gradient.
+# Numbers that back-propagation through time holds for each row and unit of a layer (docs/kernels/recurrent.md): the
+# state and its gradient; an LSTM's gates and cell; a GRU's gates, candidate, and its gates' second gradient.
 KEPT = {"rnn": 2, "lstm": 2 + 4 + 1, "gru": 2 + 3 + 1 + 3}
 
 
 def kept_bytes(task):
-    """Bytes of float32 that an update must hold until its backward pass: KEPT for every unit, and the logits."""
+    """Bytes of float32 that an update must hold at once: KEPT for every unit, and the logits."""
     return 4 * task.tokens * (KEPT[task.cell] * task.hidden * task.layers + task.vocab)
 
 
