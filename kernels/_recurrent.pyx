@@ -7,7 +7,7 @@ share out the sequences: each runs the whole time loop for its own, without wait
 One sequence alone meets U once a step: there packing costs more than it brings, and U is read where it lies, as many
 columns (forward) or rows (backward) at a time as keep the multiply-adds from waiting for each other.
 """
-from cython.parallel cimport prange
+from cython.parallel cimport parallel, prange, threadid
 from dd2424fast.kernels._recurrent_checks cimport unit_size
 from dd2424fast.kernels._team cimport team_size
 
@@ -20,6 +20,23 @@ include "unit_gates.pxi"
 
 cdef enum:
     GRAIN = 2000000     # floating-point operations that are worth a thread
+    PANELS_NEAR = 1800000   # bytes of panels that stay in the second cache from step to step
+
+cdef extern from * nogil:
+    """
+    #ifdef _OPENMP
+    #include <omp.h>
+    static int threads_here(void) { return omp_get_num_threads(); }
+    static void meet(void) {
+        #pragma omp barrier
+    }
+    #else
+    static int threads_here(void) { return 1; }
+    static void meet(void) {}
+    #endif
+    """
+    int threads_here()      # inside a parallel block
+    void meet()             # wait until all of them are here
 
 cdef inline real* pointer(object a) noexcept:
     return NULL if a is None else data(<cnp.ndarray> a)
@@ -36,7 +53,9 @@ cdef Layer layer_of(int gates, cnp.ndarray U, cnp.ndarray counts, cnp.ndarray wo
     s.B = s.counts[0]
     # A panel begins at a cache line where the memory allows it.
     s.panels = data(work) + vec_misaligned(data(work))
-    s.on_unit = MATRIX_UNIT and matrix_unit() and s.B >= UNIT_LEAST and unit_size(gates, s.H) > 0
+    # U in parts that do not stay in the second cache must serve more sequences than it takes to fill a tile.
+    s.on_unit = (MATRIX_UNIT and matrix_unit() and s.H <= UNIT_LONGEST
+                 and s.B >= (16 if 6 * gates * s.H * s.H <= PANELS_NEAR else 32))
     s.bias = s.panels + max(gates * s.H * ((s.H + LANES - 1) // LANES * LANES), unit_size(gates, s.H))
     s.norm.gradients = s.bias + (gates + 1) * s.H       # there only with layer normalisation
     return s
@@ -88,24 +107,52 @@ cdef Py_ssize_t share_begins(const Layer* s, int part, int parts) noexcept nogil
     return s.B
 
 
-cdef int team(const Layer* s) noexcept nogil:
-    cdef Py_ssize_t t, rows = 0
-    for t in range(s.T):
-        rows += s.counts[t]
-    return <int> min(<Py_ssize_t> team_size(2.0 * s.gates * rows * s.H * s.H, GRAIN), s.B)
+cdef Py_ssize_t units_begin(const Layer* s, int part, int parts) noexcept nogil:
+    """The first unit of a share of whole panels."""
+    return s.H if part == parts else panels_of((s.H + LANES - 1) // LANES) * part // parts * 2 * LANES
 
 
-ctypedef void (*Pass)(const Layer* s, Py_ssize_t first, Py_ssize_t stop) noexcept nogil
+cdef bint by_units(const Layer* s, int threads) noexcept nogil:
+    """Whether each thread takes some units of all sequences: every thread reads all panels at every step where it has some sequences,
+    which few of them do not repay once the panels leave the second cache."""
+    cdef Py_ssize_t size = s.gates * s.H * s.H * (6 if s.on_unit else <Py_ssize_t> sizeof(real))
+    return (threads > 1 and 1 < s.B < 64 * threads and s.norm.gain == NULL and size > PANELS_NEAR
+            and panels_of((s.H + LANES - 1) // LANES) >= 2 * threads)
+
+
+ctypedef struct Share:
+    Py_ssize_t first, stop      # sequences
+    Py_ssize_t unit, end        # units
+    bint together               # other threads have other units of these sequences: meet them at every step
+
+ctypedef void (*Pass)(const Layer* s, const Share* mine) noexcept nogil
+
+
+cdef void walk_with(Pass walk, const Layer* s, Py_ssize_t first, Py_ssize_t stop, Py_ssize_t unit, Py_ssize_t end,
+                    bint together) noexcept nogil:
+    cdef Share mine
+    mine.first, mine.stop, mine.unit, mine.end, mine.together = first, stop, unit, end, together
+    walk(s, &mine)
 
 
 cdef void run(Pass walk, const Layer* s) noexcept nogil:
-    """Let the team walk through time, each thread with its own sequences."""
-    cdef int part, parts = team(s)
+    """Let the team walk through time, each thread with its own sequences or its own units."""
+    cdef Py_ssize_t t, rows = 0
+    cdef int part, parts
+    for t in range(s.T):
+        rows += s.counts[t]
+    parts = team_size(2.0 * s.gates * rows * s.H * s.H, GRAIN)
+    if by_units(s, parts):
+        with parallel(num_threads=parts):
+            part = threadid()
+            walk_with(walk, s, 0, s.B, units_begin(s, part, threads_here()), units_begin(s, part + 1, threads_here()), True)
+        return
+    parts = <int> min(<Py_ssize_t> parts, s.B)
     if parts == 1:
-        walk(s, 0, s.B)
+        walk_with(walk, s, 0, s.B, 0, s.H, False)
     else:
         for part in prange(parts, num_threads=parts, schedule="static", chunksize=1):
-            walk(s, share_begins(s, part, parts), share_begins(s, part + 1, parts))
+            walk_with(walk, s, share_begins(s, part, parts), share_begins(s, part + 1, parts), 0, s.H, False)
 
 
 # ---- forward ---------------------------------------------------------------------------------------------------------
@@ -188,15 +235,15 @@ cdef void rnn_tile(int R, int V, const Layer* s, const Step* at, Py_ssize_t j, c
     else: gate_tile(1, 1, 1, s, at, j, panel, panel_size, u)
 
 
-cdef void step_forward(const Layer* s, const Step* at, Py_ssize_t first, Py_ssize_t stop) noexcept nogil:
-    """Sequences first to stop, by tiles of nearly equal height; a panel serves all of them before the next one is read."""
+cdef void step_forward(const Layer* s, const Step* at, Py_ssize_t first, Py_ssize_t stop, Py_ssize_t u, Py_ssize_t end) noexcept nogil:
+    """Units u to end of sequences first to stop, by tiles of nearly equal height; a panel serves all of them before the next one is read."""
     cdef Py_ssize_t most = (6 if s.gates == 4 else 8) if ROWS_2 == 8 else (2 if s.gates == 4 else 3 if s.gates == 3 else 4)
-    cdef Py_ssize_t n = stop - first, tiles = (n + most - 1) // most, i, j, u = 0, panel_size = s.gates * s.H * LANES
+    cdef Py_ssize_t n = stop - first, tiles = (n + most - 1) // most, i, j, panel_size = s.gates * s.H * LANES
     cdef Py_ssize_t vectors
     cdef int R, V
-    cdef const real* panel = s.panels
-    while u < s.H:
-        vectors = (s.H - u + LANES - 1) // LANES
+    cdef const real* panel = s.panels + u // LANES * panel_size
+    while u < end:
+        vectors = (end - u + LANES - 1) // LANES
         V = 1 if s.gates > 1 else <int> (vectors if vectors <= 3 else 2 if vectors == 4 else 3)
         for i in range(tiles):
             j = first + n * i // tiles
@@ -211,36 +258,39 @@ cdef void step_forward(const Layer* s, const Step* at, Py_ssize_t first, Py_ssiz
         u += V * LANES
 
 
-cdef void forward(const Layer* s, Py_ssize_t first, Py_ssize_t stop) noexcept nogil:
-    """Sequences first to stop, through time."""
-    cdef Py_ssize_t t, j, end, H = s.H, n = (stop - first) * H
+cdef void forward(const Layer* s, const Share* mine) noexcept nogil:
+    """A share of the sequences or units, through time."""
+    cdef Py_ssize_t t, j, end, H = s.H, u = mine.unit, size = (mine.end - mine.unit) * sizeof(real)
     cdef Step at
-    if n == 0:
-        return
-    if s.h0 == NULL:
-        memset(s.previous + first * H, 0, n * sizeof(real))
-    else:
-        memcpy(s.previous + first * H, s.h0 + first * H, n * sizeof(real))
+    for j in range(mine.first, mine.stop):
+        if s.h0 == NULL:
+            memset(s.previous + j * H + u, 0, size)
+        else:
+            memcpy(s.previous + j * H + u, s.h0 + j * H + u, size)
+    if mine.together:
+        meet()
     if s.on_unit:
         unit_open()
     at.row = 0
     at.c_before = s.c0
     for t in range(s.T):
-        if s.counts[t] <= first:
+        end = min(mine.stop, <Py_ssize_t> s.counts[t])
+        if end <= mine.first:
             break
         at.next = at.row + s.counts[t]
         at.going = s.counts[t + 1] if t + 1 < s.T else 0
         at.K = 0 if t == 0 and s.h0 == NULL else H
-        end = min(stop, <Py_ssize_t> s.counts[t])
         if s.B == 1:
             single_forward(s, &at)
         elif s.on_unit:
-            unit_forward(s, &at, first, end)
+            unit_forward(s, &at, mine.first, end, u, mine.end)
         else:
-            step_forward(s, &at, first, end)
+            step_forward(s, &at, mine.first, end, u, mine.end)
         if s.norm.gain != NULL:
-            for j in range(first, end):
+            for j in range(mine.first, end):
                 norm_end(s, &at, j)
+        if mine.together:
+            meet()
         at.c_before = s.c + at.row * H
         at.row = at.next
     if s.on_unit:
@@ -335,11 +385,11 @@ cdef inline vec past_zoneout(const Layer* s, Py_ssize_t row, Py_ssize_t j, Py_ss
     return d - keeps * d
 
 
-cdef inline void rnn_row_back(const Layer* s, Py_ssize_t row, Py_ssize_t j) noexcept nogil:
-    cdef Py_ssize_t H = s.H, u = 0, size
+cdef inline void rnn_row_back(const Layer* s, Py_ssize_t row, Py_ssize_t j, Py_ssize_t u, Py_ssize_t end) noexcept nogil:
+    cdef Py_ssize_t H = s.H, size
     cdef vec h, d
-    while u < H:
-        size = min(<Py_ssize_t> LANES, H - u)
+    while u < end:
+        size = min(<Py_ssize_t> LANES, end - u)
         h = load_some(s.h + row * H + u, size)      # the new state wherever zoneout lets a gradient through
         d = load_some(s.dh + row * H + u, size) + load_some(s.dh0 + j * H + u, size)
         if s.noisy:
@@ -348,13 +398,13 @@ cdef inline void rnn_row_back(const Layer* s, Py_ssize_t row, Py_ssize_t j) noex
         u += LANES
 
 
-cdef inline void lstm_row_back(const Layer* s, Py_ssize_t row, Py_ssize_t j, const real* c_before) noexcept nogil:
-    cdef Py_ssize_t H = s.H, u = 0, size
+cdef inline void lstm_row_back(const Layer* s, Py_ssize_t row, Py_ssize_t j, const real* c_before, Py_ssize_t u, Py_ssize_t end) noexcept nogil:
+    cdef Py_ssize_t H = s.H, size
     cdef vec one = vec_set(1), i, f, g, o, d, dc, cell, squashed, before, keeps, factor
     cdef const real* gate = s.gate + row * 4 * H
     cdef real* da = s.da + row * 4 * H
-    while u < H:
-        size = min(<Py_ssize_t> LANES, H - u)
+    while u < end:
+        size = min(<Py_ssize_t> LANES, end - u)
         i, f = load_some(gate + u, size), load_some(gate + H + u, size)
         g, o = load_some(gate + 2 * H + u, size), load_some(gate + 3 * H + u, size)
         before = vec_zero() if c_before == NULL else load_some(c_before + u, size)
@@ -383,15 +433,15 @@ cdef inline void lstm_row_back(const Layer* s, Py_ssize_t row, Py_ssize_t j, con
         u += LANES
 
 
-cdef inline void gru_row_back(const Layer* s, Py_ssize_t row, Py_ssize_t j) noexcept nogil:
+cdef inline void gru_row_back(const Layer* s, Py_ssize_t row, Py_ssize_t j, Py_ssize_t u, Py_ssize_t end) noexcept nogil:
     """Leaves the direct part d z in dh0: the product adds to it."""
-    cdef Py_ssize_t H = s.H, u = 0, size
+    cdef Py_ssize_t H = s.H, size
     cdef vec one = vec_set(1), r, z, n, q, d, dn, dr, dz, factor, direct
     cdef const real* gate = s.gate + row * 3 * H
     cdef real* da = s.da + row * 3 * H
     cdef real* du = s.du + row * 3 * H
-    while u < H:
-        size = min(<Py_ssize_t> LANES, H - u)
+    while u < end:
+        size = min(<Py_ssize_t> LANES, end - u)
         r, z, n = load_some(gate + u, size), load_some(gate + H + u, size), load_some(gate + 2 * H + u, size)
         q = load_some(s.c + row * H + u, size)
         d = load_some(s.dh + row * H + u, size) + load_some(s.dh0 + j * H + u, size)
@@ -496,17 +546,17 @@ cdef void norm_row_back(const Layer* s, Py_ssize_t row, Py_ssize_t j, const real
         u += LANES
 
 
-cdef void carry_back(const Layer* s, Py_ssize_t row, Py_ssize_t first, Py_ssize_t stop) noexcept nogil:
-    """dh0 (+)= da U^T for sequences first to stop, whose step's rows begin at `row`."""
+cdef void carry_back(const Layer* s, Py_ssize_t row, const Share* mine, Py_ssize_t stop) noexcept nogil:
+    """dh0 (+)= da U^T for the share's units of its sequences up to `stop`, whose step's rows begin at `row`."""
     cdef Product p
-    cdef Py_ssize_t K = s.gates * s.H
+    cdef Py_ssize_t K = s.gates * s.H, first = mine.first, vectors = (s.H + LANES - 1) // LANES
     cdef const real* da = (s.da if s.du == NULL else s.du) + row * K
     cdef bint accumulate = s.gates == 3 or s.noisy      # a direct part waits in dh0
     if s.B == 1:
         times_transpose(K, s.H, da, s.U, s.dh0, accumulate)
         return
     if s.on_unit:
-        unit_back(s, da + first * K, stop - first, s.dh0 + first * s.H, accumulate)
+        unit_back(s, da + first * K, stop - first, s.dh0 + first * s.H, mine.unit, mine.end, accumulate)
         return
     p.M, p.N, p.K = stop - first, s.H, K
     p.a, p.a_row, p.a_step = da + first * K, K, 1
@@ -515,8 +565,8 @@ cdef void carry_back(const Layer* s, Py_ssize_t row, Py_ssize_t first, Py_ssize_
     p.c, p.c_row = s.dh0 + first * s.H, s.H
     p.accumulate = accumulate
     p.bias, p.activation, p.edge, p.in_place = NULL, IDENTITY, 0, False
-    p.vectors = (s.H + LANES - 1) // LANES
-    panels(&p, 0, p.M, 0, panels_of(p.vectors))
+    p.vectors = vectors
+    panels(&p, 0, p.M, mine.unit // (2 * LANES), panels_of(vectors) if mine.end == s.H else mine.end // (2 * LANES))
 
 
 cdef void times_transpose(Py_ssize_t K, Py_ssize_t N, const real* x, const real* b, real* c, bint accumulate) noexcept nogil:
@@ -530,11 +580,11 @@ cdef void times_transpose(Py_ssize_t K, Py_ssize_t N, const real* x, const real*
         j += 1
 
 
-cdef void backward(const Layer* s, Py_ssize_t first, Py_ssize_t stop) noexcept nogil:
-    """Sequences first to stop, back through time."""
-    cdef Py_ssize_t t, j, end, H = s.H, row = 0
+cdef void backward(const Layer* s, const Share* mine) noexcept nogil:
+    """A share of the sequences or units, back through time."""
+    cdef Py_ssize_t t, j, end, H = s.H, row = 0, u = mine.unit
     cdef const real* c_before
-    if first == stop:
+    if mine.first == mine.stop:
         return
     if s.on_unit:
         unit_open()
@@ -542,20 +592,22 @@ cdef void backward(const Layer* s, Py_ssize_t first, Py_ssize_t stop) noexcept n
         row += s.counts[t]
     for t in range(s.T - 1, -1, -1):
         row -= s.counts[t]
-        end = min(stop, <Py_ssize_t> s.counts[t])
-        if end <= first:
+        end = min(mine.stop, <Py_ssize_t> s.counts[t])
+        if end <= mine.first:
             continue
         c_before = s.c0 if t == 0 else s.c + (row - s.counts[t - 1]) * H
-        for j in range(first, end):
+        for j in range(mine.first, end):
             if s.norm.gain != NULL:
                 norm_row_back(s, row + j, j, NULL if c_before == NULL else c_before + j * H)
             elif s.gates == 4:
-                lstm_row_back(s, row + j, j, NULL if c_before == NULL else c_before + j * H)
+                lstm_row_back(s, row + j, j, NULL if c_before == NULL else c_before + j * H, u, mine.end)
             elif s.gates == 3:
-                gru_row_back(s, row + j, j)
+                gru_row_back(s, row + j, j, u, mine.end)
             else:
-                rnn_row_back(s, row + j, j)
-        carry_back(s, row, first, end)
+                rnn_row_back(s, row + j, j, u, mine.end)
+        if mine.together:
+            meet()
+        carry_back(s, row, mine, end)
     if s.on_unit:
         unit_close()
 

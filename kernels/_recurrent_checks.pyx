@@ -16,9 +16,8 @@ _INT64, _UINT8 = np.dtype(np.int64), np.dtype(np.uint8)
 
 
 cdef Py_ssize_t unit_size(int gates, Py_ssize_t H) noexcept nogil:
-    """Elements that U takes in the matrix unit's parts; 0 where they would not stay in the second cache from step to step."""
-    cdef Py_ssize_t size = gates * ((H + 15) // 16) * ((H + 31) // 32) * 768
-    return size if size <= 550000 else 0
+    """Elements that U takes in the matrix unit's parts."""
+    return gates * ((H + 15) // 16) * ((H + 31) // 32) * 768
 
 
 def work_size(int gates, Py_ssize_t H, Py_ssize_t normed=0):

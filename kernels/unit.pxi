@@ -20,6 +20,7 @@ cdef extern from *:
     /* A block of B in parts stays in the second cache; two blocks of 32 rows of A, one in use, one being cut. `sums` are those of
        recurrent layers (unit_gates.pxi), for up to 6 columns of tiles. */
     enum { UNIT_DEPTH = 256, UNIT_WIDTH = 512, UNIT_TILES = UNIT_DEPTH / UNIT_K };
+    enum { UNIT_LONGEST = UNIT_WIDTH * UNIT_DEPTH / 32 };     /* of 32 rows of A that fit into b */
     #if MATRIX_UNIT
     static _Thread_local struct {
         bfloat a[2][2 * UNIT_TILES * PARTS], b[UNIT_WIDTH / 16 * UNIT_TILES * PARTS];
@@ -31,6 +32,7 @@ cdef extern from *:
     """
     const int UNIT_DEPTH
     const int UNIT_WIDTH
+    const int UNIT_LONGEST
     ctypedef struct UnitMemory:
         bfloat** a
         bfloat* b

@@ -3,10 +3,6 @@
 # Forward, the columns of tiles stand as the panels do: all gates of 16 units side by side. The unit puts the sums of a group of units
 # into memory; while it forms those of the next group, the vectors apply the gates to them.
 
-cdef enum:
-    UNIT_LEAST = 16     # sequences; fewer leave most of a tile's rows empty
-
-
 cdef void unit_pack_gates(Layer* s) noexcept nogil:
     cdef Py_ssize_t H = s.H, tiles = (H + UNIT_K - 1) // UNIT_K, u = 0
     cdef bfloat* to = <bfloat*> s.panels
@@ -176,8 +172,8 @@ cdef inline forced_inline_void gates_block(
     unit_end(R, V, sums, 96)
 
 
-cdef void unit_forward(const Layer* s, const Step* at, Py_ssize_t first, Py_ssize_t stop) noexcept nogil:
-    """Sequences first to stop."""
+cdef void unit_forward(const Layer* s, const Step* at, Py_ssize_t first, Py_ssize_t stop, Py_ssize_t unit, Py_ssize_t end) noexcept nogil:
+    """Units `unit` to `end` of sequences first to stop."""
     # Vectors of units in a group: an even number of columns of tiles, at most 6.
     cdef Py_ssize_t most = 1 if s.gates == 4 else 2 if s.gates == 3 else 4
     cdef Py_ssize_t steps = 3 if s.gates == 4 else 2 if s.gates == 3 else 1     # of one vector
@@ -196,11 +192,11 @@ cdef void unit_forward(const Layer* s, const Step* at, Py_ssize_t first, Py_ssiz
             cut_on(&cut)
         before.all = before.done = before.credit = 0
         before.turns = 1
-        b = <const bfloat*> s.panels
-        u = 0
-        while u < H:
+        b = <const bfloat*> s.panels + unit // 16 * s.gates * tiles * PARTS
+        u = unit
+        while u < end:
             sums = unit_memory.sums[which]
-            columns = s.gates * min(most, (H - u + 15) // 16)
+            columns = s.gates * min(most, (end - u + 15) // 16)
             column = 0
             before.turns = (columns + 1) // 2 * tiles * 6
             while column < columns:
@@ -223,9 +219,11 @@ cdef void unit_forward(const Layer* s, const Step* at, Py_ssize_t first, Py_ssiz
         first += rows
 
 
-cdef void unit_back(const Layer* s, const real* da, Py_ssize_t rows, real* dh, bint accumulate) noexcept nogil:
-    """dh[rows, H] (+)= da U^T; while the unit works on one stretch of da, the vectors cut the next."""
+cdef void unit_back(const Layer* s, const real* da, Py_ssize_t rows, real* dh, Py_ssize_t unit, Py_ssize_t end,
+                    bint accumulate) noexcept nogil:
+    """dh[rows, unit to end] (+)= da U^T; while the unit works on one stretch of da, the vectors cut the next."""
     cdef Py_ssize_t K = s.gates * s.H, tiles = (K + UNIT_K - 1) // UNIT_K, row = 0, k, height
+    cdef const bfloat* b = <const bfloat*> s.panels + unit // 16 * tiles * PARTS
     cdef Cut now, ahead
     cdef int which = 0
     ahead = cut_of(da, K, 1, min(<Py_ssize_t> 32, rows), min(<Py_ssize_t> UNIT_DEPTH, K), unit_memory.a[0])
@@ -241,7 +239,7 @@ cdef void unit_back(const Layer* s, const real* da, Py_ssize_t rows, real* dh, b
             else:
                 ahead = cut_of(da + (row + height) * K, K, 1, min(<Py_ssize_t> 32, rows - row - height),
                                min(<Py_ssize_t> UNIT_DEPTH, K), unit_memory.a[which])
-            unit_stripe(&now, <const bfloat*> s.panels + k // UNIT_K * PARTS, tiles * PARTS, dh + row * s.H, s.H, s.H,
+            unit_stripe(&now, b + k // UNIT_K * PARTS, tiles * PARTS, dh + row * s.H + unit, s.H, end - unit,
                         accumulate or k > 0, &ahead)
             k += now.depth
         row += height
