@@ -18,7 +18,7 @@ cdef struct Group:
     # Sums of `vectors` vectors of units, from u on, of `rows` sequences, from j on, whose gates are being applied, a vector of one
     # sequence after the other, each in as many `steps`: `done` steps of `all` are done.
     const real* sums
-    Py_ssize_t j, u, vectors, row, vector, step
+    Py_ssize_t j, rows, u, vectors, row, vector, step
     Py_ssize_t done, all, turns, credit     # the work is spread over so many turns
     # Of the vector in work, with its first unit's place added:
     const real* z
@@ -39,6 +39,26 @@ cdef inline bint in_steps(const Layer* s, const Group* x) noexcept nogil:
     return not s.noisy and s.norm.gain == NULL and x.u + 16 * (x.vector + 1) <= s.H
 
 
+cdef enum:
+    FETCHED = 4     # sequences ahead
+
+cdef inline void fetch_ahead(const int G, const Layer* s, const Step* at, Py_ssize_t j, Py_ssize_t u) noexcept nogil:
+    """What the gates of a sequence read and write: lines that lie too far apart for the processor to foresee."""
+    cdef Py_ssize_t row = at.row + j, H = s.H
+    cdef const real* x = s.a + (row if s.ids == NULL else s.ids[row]) * G * H + u
+    cdef int g
+    for g in range(G):
+        vec_prefetch(x + g * H)
+    if G > 1:
+        for g in range(G):
+            unit_prefetch_write(s.gate + (row * G + g) * H + u)
+        unit_prefetch_write(s.c + row * H + u)
+    if G == 4 and at.c_before != NULL:
+        vec_prefetch(at.c_before + j * H + u)
+    unit_prefetch_write(s.h + row * H + u)
+    unit_prefetch_write((s.previous + (at.next + j) * H if j < at.going else s.h_last + j * H) + u)
+
+
 cdef inline void begin_vector(const int G, const Layer* s, const Step* at, Group* x) noexcept nogil:
     cdef Py_ssize_t j = x.j + x.row, row = at.row + j, u = x.u + 16 * x.vector, H = s.H
     x.z = x.sums + 96 * x.row + 16 * G * x.vector
@@ -50,6 +70,8 @@ cdef inline void begin_vector(const int G, const Layer* s, const Step* at, Group
         x.c = s.c + row * H + u
     x.h = s.h + row * H + u
     x.next = (s.previous + (at.next + j) * H if j < at.going else s.h_last + j * H) + u
+    if x.row + FETCHED < x.rows:
+        fetch_ahead(G, s, at, j + FETCHED, u)
 
 
 cdef inline void end_vector(const int steps, Group* x) noexcept nogil:
@@ -172,74 +194,79 @@ cdef inline forced_inline_void gates_block(
     unit_end(R, V, sums, 96)
 
 
+cdef void unit_sums(int R, int V, Py_ssize_t tiles, const bfloat* a, const bfloat* b, real* sums, const Layer* s, const Step* at,
+                    Gates gates, Group* before) noexcept nogil:
+    if R == 2:
+        if V == 2: gates_block(2, 2, tiles, a, b, sums, s, at, gates, before)
+        else: gates_block(2, 1, tiles, a, b, sums, s, at, gates, before)
+    elif V == 2: gates_block(1, 2, tiles, a, b, sums, s, at, gates, before)
+    else: gates_block(1, 1, tiles, a, b, sums, s, at, gates, before)
+
+
 cdef void unit_forward(const Layer* s, const Step* at, Py_ssize_t first, Py_ssize_t stop, Py_ssize_t unit, Py_ssize_t end) noexcept nogil:
-    """Units `unit` to `end` of sequences first to stop."""
+    """Units `unit` to `end` of sequences first to stop. A group's columns serve all blocks of 32 sequences before the next are read."""
     # Vectors of units in a group: an even number of columns of tiles, at most 6.
     cdef Py_ssize_t most = 1 if s.gates == 4 else 2 if s.gates == 3 else 4
     cdef Py_ssize_t steps = 3 if s.gates == 4 else 2 if s.gates == 3 else 1     # of one vector
-    cdef Py_ssize_t H = s.H, tiles = (H + UNIT_K - 1) // UNIT_K, u, column, columns, rows
+    cdef Py_ssize_t H = s.H, tiles = (H + UNIT_K - 1) // UNIT_K, u, column, columns, rows, j
+    cdef Py_ssize_t last = min(stop, first + UNIT_LONGEST // (tiles * UNIT_K) * 32)     # whose parts there is room for
     cdef Gates gates = lstm_gates if s.gates == 4 else gru_gates if s.gates == 3 else rnn_gates
-    cdef const bfloat* b
+    cdef const bfloat* b = <const bfloat*> s.panels + unit // 16 * s.gates * tiles * PARTS
     cdef bfloat* a = unit_memory.b
-    cdef real* sums
     cdef Cut cut
     cdef Group before
     cdef int which = 0
-    while first < stop:
-        rows = min(<Py_ssize_t> 32, stop - first)
-        cut = cut_of(s.previous + (at.row + first) * H, H, 1, rows, H, a)
+    for j in range(first, last, 32):
+        cut = cut_of(s.previous + (at.row + j) * H, H, 1, min(<Py_ssize_t> 32, last - j), H, a + (j - first) // 32 * 2 * tiles * PARTS)
         while cut.done < cut.all:
             cut_on(&cut)
-        before.all = before.done = before.credit = 0
-        before.turns = 1
-        b = <const bfloat*> s.panels + unit // 16 * s.gates * tiles * PARTS
-        u = unit
-        while u < end:
-            sums = unit_memory.sums[which]
-            columns = s.gates * min(most, (end - u + 15) // 16)
-            column = 0
+    before.all = before.done = before.credit = 0
+    u = unit
+    while u < end:
+        columns = s.gates * min(most, (end - u + 15) // 16)
+        for j in range(first, last, 32):
+            rows = min(<Py_ssize_t> 32, last - j)
             before.turns = (columns + 1) // 2 * tiles * 6
-            while column < columns:
-                if rows > 16:
-                    if columns - column > 1: gates_block(2, 2, tiles, a, b, sums + 16 * column, s, at, gates, &before)
-                    else: gates_block(2, 1, tiles, a, b, sums + 16 * column, s, at, gates, &before)
-                elif columns - column > 1: gates_block(1, 2, tiles, a, b, sums + 16 * column, s, at, gates, &before)
-                else: gates_block(1, 1, tiles, a, b, sums + 16 * column, s, at, gates, &before)
-                b += min(<Py_ssize_t> 2, columns - column) * tiles * PARTS
-                column += 2
+            for column in range(0, columns, 2):
+                unit_sums(2 if rows > 16 else 1, 2 if columns - column > 1 else 1, tiles, a + (j - first) // 32 * 2 * tiles * PARTS,
+                          b + column * tiles * PARTS, unit_memory.sums[which] + 16 * column, s, at, gates, &before)
             while before.done < before.all:
                 gates(s, at, &before)
-            before.sums, before.j, before.u, before.vectors = sums, first, u, columns // s.gates
+            before.sums, before.j, before.rows, before.u, before.vectors = unit_memory.sums[which], j, rows, u, columns // s.gates
             before.row = before.vector = before.step = before.done = before.credit = 0
             before.all = steps * rows * before.vectors
-            u += 16 * before.vectors
             which = 1 - which
-        while before.done < before.all:
-            gates(s, at, &before)
-        first += rows
+        b += columns * tiles * PARTS
+        u += 16 * (columns // s.gates)
+    while before.done < before.all:
+        gates(s, at, &before)
+    if last < stop:
+        unit_forward(s, at, last, stop, unit, end)
 
 
 cdef void unit_back(const Layer* s, const real* da, Py_ssize_t rows, real* dh, Py_ssize_t unit, Py_ssize_t end,
                     bint accumulate) noexcept nogil:
-    """dh[rows, unit to end] (+)= da U^T; while the unit works on one stretch of da, the vectors cut the next."""
-    cdef Py_ssize_t K = s.gates * s.H, tiles = (K + UNIT_K - 1) // UNIT_K, row = 0, k, height
+    """dh[rows, unit to end] (+)= da U^T, a stretch of k for all rows before the next; while the unit works on 32 rows, the vectors cut
+    the next."""
+    cdef Py_ssize_t K = s.gates * s.H, tiles = (K + UNIT_K - 1) // UNIT_K, row, k = 0, depth, next_row, next_k
     cdef const bfloat* b = <const bfloat*> s.panels + unit // 16 * tiles * PARTS
     cdef Cut now, ahead
     cdef int which = 0
     ahead = cut_of(da, K, 1, min(<Py_ssize_t> 32, rows), min(<Py_ssize_t> UNIT_DEPTH, K), unit_memory.a[0])
-    while row < rows:
-        height = ahead.rows
-        k = 0
-        while k < K:
+    while k < K:
+        depth = ahead.depth
+        row = 0
+        while row < rows:
             now = ahead
             which = 1 - which
-            if k + now.depth < K:
-                ahead = cut_of(da + row * K + k + now.depth, K, 1, height, min(<Py_ssize_t> UNIT_DEPTH, K - k - now.depth),
-                               unit_memory.a[which])
-            else:
-                ahead = cut_of(da + (row + height) * K, K, 1, min(<Py_ssize_t> 32, rows - row - height),
-                               min(<Py_ssize_t> UNIT_DEPTH, K), unit_memory.a[which])
-            unit_stripe(&now, b + k // UNIT_K * PARTS, tiles * PARTS, dh + row * s.H + unit, s.H, end - unit,
-                        accumulate or k > 0, &ahead)
-            k += now.depth
-        row += height
+            next_row, next_k = row + now.rows, k
+            if next_row == rows:
+                next_row, next_k = 0, k + depth
+            ahead = cut_of(da + next_row * K + next_k, K, 1, min(<Py_ssize_t> 32, rows - next_row),
+                           min(<Py_ssize_t> UNIT_DEPTH, K - next_k), unit_memory.a[which])
+            if next_k == K:
+                ahead.all = 0       # there is no more
+            unit_stripe(&now, b + k // UNIT_K * PARTS, tiles * PARTS, dh + row * s.H + unit, s.H, end - unit, accumulate or k > 0,
+                        &ahead)
+            row += now.rows
+        k += depth
