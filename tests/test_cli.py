@@ -326,7 +326,9 @@ def test_a_closed_pipe_is_no_traceback(tmp_path):
 
 
 def test_demo(tmp_path, monkeypatch):
-    monkeypatch.setattr(sys.modules["dd2424fast.cli.demo"], "CIFAR_SECONDS", 0)
+    demo = sys.modules["dd2424fast.cli.demo"]
+    monkeypatch.setattr(demo, "CIFAR_SECONDS", 0)
+    monkeypatch.setattr(demo, "TEXT_UPDATES", 120)
     result = run("demo", "--output", tmp_path / "new" / "folder", "--json")
     assert result.exit_code == 0, result.output
     report = json.loads(result.stdout)
@@ -335,6 +337,15 @@ def test_demo(tmp_path, monkeypatch):
     assert report["test_accuracy"]["fast"] > 0.9
     assert report["loss"]["fast"][-1] < 0.1 * report["loss"]["fast"][0]
     assert os.path.getsize(report["plot"]) > 0
+    text = report["text"]
+    assert (text["updates"], len(text["loss"])) == (120, 120)
+    assert 0 < text["largest_difference"] < 1e-3
+    assert text["validation"]["loss"] < 0.8 * text["loss"][0]
+    assert text["sample"].startswith(demo.PROMPT)
+    assert all(report["seconds"][row][backend] > 0 for row in ("digits", "cifar", "text") for backend in demo.BACKENDS)
+    shown = demo._text(report).splitlines()
+    assert f"  | {text['sample'].splitlines()[1]}" in shown
+    assert [line.split()[0] for line in shown if line.endswith("x")] == ["digits", "CIFAR-10", "text"]
 
 
 @pytest.mark.parametrize("backend", ["fast", "numpy"])
