@@ -250,7 +250,7 @@ def _text(result):
         "",
         f"{'time of an update':<24}{'NumPy':>12}{'fast':>12}{'speed-up':>10}",
     ]
-    text = result["text"]
+    text, validation = result["text"], result["text"]["validation"]
     networks = {
         "digits": f"digits {_sizes(64)}",
         "cifar": f"CIFAR-10 {_sizes(3072)}",
@@ -266,8 +266,7 @@ def _text(result):
         f"Python's language reference, {text['characters']:,} characters;",
         f"LSTM {text['network']}, float32, {text['updates']:,} updates in {text['seconds']:.1f} s: loss "
         f"{text['loss'][0]:.2f} nats a character before,",
-        f"{text['validation']['loss']:.2f} on text that it has not seen (perplexity {text['validation']['perplexity']:.1f}). "
-        "It writes:",
+        f"{validation['loss']:.2f} on text it has not seen (perplexity {validation['perplexity']:.1f}). It writes:",
         *(f"  | {line}" for line in text["sample"].strip().splitlines()),
         "",
         f"plot: {result['plot']}",
