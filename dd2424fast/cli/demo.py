@@ -254,7 +254,7 @@ def _text(result):
     networks = {
         "digits": f"digits {_sizes(64)}",
         "cifar": f"CIFAR-10 {_sizes(3072)}",
-        "text": f"text {text['network']}",
+        "text": f"text LSTM {text['network']}",
     }
     for key, network in networks.items():
         slow, fast = (result["seconds"][key][name] for name in BACKENDS)
@@ -292,7 +292,7 @@ def _plot(digits, result):
         title="The same weights and batches: the same losses",
     )
     curves.legend()
-    networks = {"digits": _sizes(64), "cifar": _sizes(3072), "text": f"LSTM {result['text']['network']}"}
+    networks = {"digits": _sizes(64), "cifar": _sizes(3072), "text": f"LSTM {TEXT_UNITS}"}
     for axes, (key, network) in zip(bars, networks.items(), strict=True):
         slow, fast = (1e6 * result["seconds"][key][name] for name in BACKENDS)
         axes.bar(["NumPy", "fast"], [slow, fast], color=["tab:blue", "black"], alpha=0.6)
