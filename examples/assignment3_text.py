@@ -126,7 +126,7 @@ def progress(result, update):
     )
 
 
-def plans(text, units, epochs, quick, best):
+def plans(text, units, epochs, chunk, quick, best):
     """Yield the rows of the table."""
     updates, every, few, many = (200, 100, 16, 16) if quick else (100_000, 10_000, 100, 256)
     corpus, network = dd.data.TextCorpus(text, time=25), {"cell": "rnn", "hidden": few}
@@ -136,7 +136,7 @@ def plans(text, units, epochs, quick, best):
 
     for unit in units:
         try:
-            corpus = corpus_of(text, unit)
+            corpus = corpus_of(text, unit, chunk)
         except ModuleNotFoundError as error:
             print(f"assignment3_text: {UNITS[unit]} are left out. {error}", file=sys.stderr)
             continue
@@ -145,14 +145,14 @@ def plans(text, units, epochs, quick, best):
             yield batched(unit, text, corpus, network, epochs)
     if best:
         network = {"cell": "lstm", "hidden": 24 if quick else 400, "embedding": 64, "dropout": 0.3}
-        yield batched("char", text, corpus_of(text, "char"), network, 3 * epochs)
+        yield batched("char", text, corpus_of(text, "char", chunk), network, 3 * epochs)
 
 
-def corpus_of(text, unit):
+def corpus_of(text, unit, chunk):
     """The text in windows of about the same length for every unit."""
     if unit == "word":  # most of a text's words occur once
         unit = dd.data.Word(text[: round(0.9 * len(text))], most=2000)
-    return dd.data.TextCorpus(text, unit, time=64 if unit == "char" else 32)
+    return dd.data.TextCorpus(text, unit, time=64 if unit == "char" else 32, chunk=chunk)
 
 
 def batched(unit, text, corpus, network, epochs):
@@ -239,6 +239,12 @@ def main():
     parser.add_argument(
         "--units", nargs="+", choices=UNITS, default=["char", "bpe"], help="that the gated cells read (char bpe)"
     )
+    parser.add_argument(
+        "--chunk",
+        type=int,
+        metavar="TOKENS",
+        help="cut their text into chunks, shuffled every epoch (it is read through)",
+    )
     parser.add_argument("--epochs", type=int, default=4, help="of the gated cells (%(default)s)")
     parser.add_argument("--best", action="store_true", help="train an LSTM of 400 units too, three times as long")
     parser.add_argument("--quick", action="store_true", help="small networks, a few updates: does everything work?")
@@ -257,7 +263,7 @@ def main():
     short, long = (40, 100) if arguments.quick else (200, 1000)
 
     results = []
-    for plan in plans(text, arguments.units, epochs, arguments.quick, arguments.best):
+    for plan in plans(text, arguments.units, epochs, arguments.chunk, arguments.quick, arguments.best):
         vanilla = plan.network["cell"] == "rnn"
         results.append(train(plan, seed, sample=short if vanilla else 0))
         if vanilla:
