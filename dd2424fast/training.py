@@ -184,14 +184,16 @@ class Trainer(Configured):
 
     # ---- evaluation ------------------------------------------------------------------------------------------------
 
-    def evaluate(self, data, batch_size=1000):
+    def evaluate(self, data, batch_size=1000, *, part="validation"):
         """Mean loss, and for a classifier the accuracy, over data, in evaluation mode.
 
         Parameters
         ----------
-        data : (x, y), (x, y, lengths), a TextCorpus (its validation part), or an iterable of such batches or of Batch
+        data : (x, y), (x, y, lengths), a TextCorpus, or an iterable of such batches or of Batch
         batch_size : int
             Of arrays.
+        part : {"train", "validation", "test"}
+            Of a TextCorpus.
 
         Returns
         -------
@@ -204,7 +206,8 @@ class Trainer(Configured):
         work = self.model._inference_work()
         work.carries = True
         try:
-            return self._evaluated(Batches(data, batch_size, None, takes_lengths=self.model.takes_lengths), work)
+            batches = Batches(data, batch_size, None, takes_lengths=self.model.takes_lengths, part=part)
+            return self._evaluated(batches, work)
         finally:
             work.carried, work.carries = None, False
 
