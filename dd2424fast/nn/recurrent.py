@@ -542,8 +542,12 @@ class _Recurrent(Module):
 
     def state_arrays(self, owner, name, batch, work):
         """For each state, memory of shape (num_layers * directions, batch, hidden_size)."""
-        shape = (self.num_layers * self.directions, batch, self.hidden_size)
-        return tuple([work.array(owner, (name, state), shape, self.dtype) for state in self.states])
+        found = work.saved.get((owner, name))
+        if found is None or found[0].shape[1] != batch or found[0].dtype is not self.dtype:
+            shape = (self.num_layers * self.directions, batch, self.hidden_size)
+            found = tuple([work.array(owner, (name, state), shape, self.dtype) for state in self.states])
+            work.saved[owner, name] = found
+        return found
 
     def run(self, x, ids, rows, initial, last, work):
         """Run all layers over rows; returns their outputs (R, output_size).
