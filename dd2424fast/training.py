@@ -157,10 +157,14 @@ class Trainer(Configured):
     def _apply(self, batch):
         """Clip the gradients and let the optimizer update the parameters."""
         gradients = self.model.gradients
+        finite = True
         if self.clip_value is not None:
-            kernels.clip_by_value(gradients, self.clip_value)
-        norm = kernels.clip_by_norm(gradients, self.clip_norm) if self.clip_norm is not None else 0.0
-        if not (math.isfinite(norm) and kernels.all_finite(gradients)):
+            finite = kernels.clip_by_value(gradients, self.clip_value)
+        elif self.clip_norm is None:
+            finite = kernels.all_finite(gradients)
+        if finite and self.clip_norm is not None:
+            finite = math.isfinite(kernels.clip_by_norm(gradients, self.clip_norm))
+        if not finite:
             self._diverged("the gradient is not finite", batch)
         if self.model.buffers.size and not kernels.all_finite(self.model.buffers):
             self._diverged("a running statistic is not finite", batch)
