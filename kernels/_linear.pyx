@@ -18,7 +18,7 @@ cdef inline Product product_of(cnp.ndarray a, cnp.ndarray b, cnp.ndarray c) noex
     p.accumulate = False
     p.bias = NULL
     p.activation = IDENTITY
-    p.may_use_unit = True
+    p.batched = True
     return p
 
 
@@ -53,7 +53,7 @@ def matmul_packed(cnp.ndarray a, cnp.ndarray packed, cnp.ndarray out):
 
 def linear_forward(cnp.ndarray x, cnp.ndarray W, b, activation, cnp.ndarray out, bint batched):
     cdef Product p = product_of(x, W, out)
-    p.may_use_unit = batched
+    p.batched = batched
     if b is not None:
         p.bias = data(b)
     p.activation = ACTIVATIONS[activation]

@@ -37,7 +37,7 @@ ctypedef struct Product:
     Py_ssize_t vectors     # of columns, the padded last one included
     Py_ssize_t edge        # columns left to `narrow`
     bint in_place          # full panels are read from b without packing
-    bint may_use_unit      # the bits of a row may depend on the number of rows
+    bint batched           # the bits of a row may depend on the number of rows
     bint on_unit           # the matrix unit does it (unit.pxi)
 
 
@@ -306,7 +306,7 @@ cdef void share(const Product* p, bint by_panels, int part, int parts) noexcept 
 
 cdef inline int chunks_of(const Product* p) noexcept nogil:
     """Into how many parts K is cut: 1, or 2 or 4 where few outputs are long sums (the first layer of an image classifier)."""
-    if p.packed != NULL or p.K < CHUNK_LEAST or p.K < 8 * (p.M + p.N) or p.M * p.N > CHUNK_OUTPUTS:
+    if not p.batched or p.packed != NULL or p.K < CHUNK_LEAST or p.K < 8 * (p.M + p.N) or p.M * p.N > CHUNK_OUTPUTS:
         return 1
     return 4 if p.K >= 2 * CHUNK_LEAST and 3 * p.M * p.N <= CHUNK_OUTPUTS else 2
 

@@ -44,24 +44,20 @@ cdef extern from *:
 
 cdef inline bint unit_pays(const Product* p) noexcept nogil:
     """Whether cutting both operands into parts costs less than the unit saves (crossing measured at 64 x 64 x 64)."""
-    return (MATRIX_UNIT and p.may_use_unit and matrix_unit() and p.packed == NULL and p.M >= 16 and p.N >= 16 and p.K >= 16
+    return (MATRIX_UNIT and p.batched and matrix_unit() and p.packed == NULL and p.M >= 16 and p.N >= 16 and p.K >= 16
             and 16 * (p.M + p.N) <= p.M * p.N and p.M * p.N * p.K >= 64 * 64 * 64)
 
 
 # ---- cutting ---------------------------------------------------------------------------------------------------------
 
 cdef void unit_rows(const real* a, Py_ssize_t a_row, Py_ssize_t a_step, Py_ssize_t rows, Py_ssize_t K, bfloat* to) noexcept nogil:
-    """A tile of A: up to 16 rows of up to 32 k, zero beyond. Lane i of a row pairs k = i and i + 16."""
+    """A tile of A at an edge: up to 16 rows of up to 32 k, zero beyond. Lane i of a row pairs k = i and i + 16."""
     cdef Py_ssize_t i, k
     cdef real* turned = unit_memory.turned
     if a_step != 1:
-        if rows == 16 and K == UNIT_K:
-            vec_transpose(a, a_step, turned, UNIT_K)
-            vec_transpose(a + 16 * a_step, a_step, turned + 16, UNIT_K)
-        else:
-            for i in range(rows):
-                for k in range(K):
-                    turned[i * UNIT_K + k] = a[i + k * a_step]
+        for i in range(rows):
+            for k in range(K):
+                turned[i * UNIT_K + k] = a[i + k * a_step]
         a, a_row = turned, UNIT_K
     for i in range(rows):
         if K == UNIT_K:

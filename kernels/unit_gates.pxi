@@ -264,8 +264,6 @@ cdef void unit_back(const Layer* s, const real* da, Py_ssize_t rows, real* dh, P
                 next_row, next_k = 0, k + depth
             ahead = cut_of(da + next_row * K + next_k, K, 1, min(<Py_ssize_t> 32, rows - next_row),
                            min(<Py_ssize_t> UNIT_DEPTH, K - next_k), unit_memory.a[which])
-            if next_k == K:
-                ahead.all = 0       # there is no more
             unit_stripe(&now, b + k // UNIT_K * PARTS, tiles * PARTS, dh + row * s.H + unit, s.H, end - unit, accumulate or k > 0,
                         &ahead)
             row += now.rows

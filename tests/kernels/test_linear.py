@@ -19,6 +19,7 @@ SHAPES = [
         (7, 3089, 50),
         (33, 3072, 10),
         (1100, 6, 19),
+        (1000, 3, 139),
         (0, 4, 5),
         (4, 0, 5),
         (4, 5, 0),
@@ -113,6 +114,17 @@ class TestProducts:
         )
         assert_within_budget(more[0], x.T, dy, dtype, dW)
         assert_within_budget(more[1][None], np.ones((1, N), dtype), dy, dtype, db)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("shape", [(300, 50), (1813, 6), (3072, 50), (3072, 10)], ids=str)
+def test_a_row_alone_has_the_same_bits(shape, dtype):
+    """By default, in a batch of any size: also where a batch's long sums would be cut into chunks."""
+    D, H = shape
+    x, W, b = matrices([(530, D), (D, H), (H,)], dtype)
+    whole = kernels.linear_forward.fast(x, W, b)
+    for rows in (slice(7, 8), slice(100, 117), slice(200, 300)):
+        np.testing.assert_array_equal(kernels.linear_forward.fast(x[rows], W, b), whole[rows])
 
 
 def test_twin_gradient_by_central_differences():

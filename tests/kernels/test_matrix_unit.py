@@ -23,16 +23,24 @@ SHAPES = [
 
 @pytest.fixture(autouse=True)
 def settings():
-    threads = dd.get_num_threads()
-    yield
+    threads, unit = dd.get_num_threads(), dd.get_matrix_unit()
     dd.set_matrix_unit(True)
+    yield
+    dd.set_matrix_unit(unit)
     dd.set_num_threads(threads)
+
+
+def walled(a):
+    """A copy between walls of NaN: what is read beyond its ends shows in the result."""
+    memory = np.full(a.size + 128, np.nan, a.dtype)
+    memory[64:-64] = a.ravel()
+    return memory[64:-64].reshape(a.shape)
 
 
 def numbers(shape, seed=0, spread=0):
     """Normal ones; spread: times 2 to powers from -spread to spread."""
     rng = np.random.default_rng([seed, *shape])
-    return (rng.standard_normal(shape) * 2.0 ** rng.integers(-spread, spread + 1, shape)).astype(np.float32)
+    return walled((rng.standard_normal(shape) * 2.0 ** rng.integers(-spread, spread + 1, shape)).astype(np.float32))
 
 
 def budget(a, b):
@@ -63,8 +71,12 @@ def on_threads(run):
 def test_products(shape, spread):
     M, K, N = shape
     a, b = numbers((M, K), 1, spread), numbers((K, N), 2, spread)
-    (got,) = on_threads(lambda: [kernels.matmul(a, b)])
+    memory = np.full(M * N + 128, np.float32(7))
+    out = memory[64:-64].reshape(M, N)
+    (got,) = on_threads(lambda: [kernels.matmul(a, b, out).copy()])
     assert_product(got, a, b)
+    assert (memory[:64] == 7).all(), "written before the result"
+    assert (memory[-64:] == 7).all(), "written behind the result"
     dd.set_matrix_unit(False)
     assert not np.array_equal(kernels.matmul(a, b), got), "the unit was not used"
 
@@ -110,10 +122,12 @@ def test_whole_numbers_are_exact():
     np.testing.assert_array_equal(kernels.matmul(a, b), a.astype(float) @ b.astype(float))
 
 
+@pytest.mark.parametrize("inner", [90, 95])
 @pytest.mark.parametrize("bad", [np.nan, -np.nan, np.inf, -np.inf, np.uint32(0x7FFFFFFF).view(np.float32)])
-def test_what_is_not_finite_stays_so(bad):
-    a, b = numbers((70, 90), 1), numbers((90, 80), 2)
-    a[5, 33] = bad
+def test_what_is_not_finite_stays_so(bad, inner):
+    """And stays where it is: a row's padding is not the next row's beginning."""
+    a, b = numbers((70, inner), 1), numbers((inner, 80), 2)
+    a[5, [0, 33]] = bad
     b[17, 11] = bad
     got = kernels.matmul(a, b)
     assert not np.isfinite(got[5]).any()
@@ -121,7 +135,7 @@ def test_what_is_not_finite_stays_so(bad):
     assert np.isfinite(np.delete(np.delete(got, 5, 0), 11, 1)).all()
 
 
-def test_a_row_alone_unless_batched():
+def test_only_batches_go_to_the_unit():
     """By default a linear layer's row has the same bits in a batch of any size."""
     x, W, b = numbers((200, 300), 1), numbers((300, 50), 2), numbers((50,), 3)
     whole = kernels.linear_forward(x, W, b)
@@ -150,12 +164,14 @@ def recurrent(cell, H, counts, seed=0, noise=None):
 
 
 FULL, RAGGED = [37] * 4, [70, 70, 41, 33, 16, 15, 2]
+LARGE = {"rnn": 561, "gru": 323, "lstm": 289}  # U leaves the second cache: threads share the units
 
 
 @pytest.mark.parametrize("counts", [FULL, RAGGED], ids=["full", "ragged"])
-@pytest.mark.parametrize("H", [1, 15, 16, 33, 100])
+@pytest.mark.parametrize("H", [1, 15, 16, 33, 100, "large"])
 @pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])
 def test_recurrent_layers(cell, H, counts):
+    H = LARGE[cell] if H == "large" else H
     got = on_threads(lambda: recurrent(cell, H, counts))
     with dd.backend("numpy"):
         expected = recurrent(cell, H, counts)
@@ -166,16 +182,27 @@ def test_recurrent_layers(cell, H, counts):
         assert not all(map(np.array_equal, got, recurrent(cell, H, counts))), "the unit was not used"
 
 
+def test_more_sequences_than_there_is_room_for():
+    """The parts of 224 sequences of so many units fill a thread's memory."""
+    got = on_threads(lambda: recurrent("rnn", 561, [250, 227]))
+    with dd.backend("numpy"):
+        expected = recurrent("rnn", 561, [250, 227])
+    for a, b in zip(got, expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("H", [33, "large"])
 @pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])
-def test_recurrent_layers_with_noise(cell):
+def test_recurrent_layers_with_noise(cell, H):
     """Zoneout and recurrent dropout take the way of whole vectors at the tile's end."""
-    flags = np.random.default_rng(0).integers(0, 8, (sum(RAGGED), 33)).astype(np.uint8)
+    H = LARGE[cell] if H == "large" else H
+    flags = np.random.default_rng(0).integers(0, 8, (sum(RAGGED), H)).astype(np.uint8)
     noise = kernels.CellNoise(
         zoneout=0.2, zoneout_cell=0.1 if cell == "lstm" else 0.0, dropout=0.0 if cell == "rnn" else 0.3, flags=flags
     )
-    got = on_threads(lambda: recurrent(cell, 33, RAGGED, noise=noise))
+    got = on_threads(lambda: recurrent(cell, H, RAGGED, noise=noise))
     with dd.backend("numpy"):
-        expected = recurrent(cell, 33, RAGGED, noise=noise)
+        expected = recurrent(cell, H, RAGGED, noise=noise)
     for a, b in zip(got, expected, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-5)
 

@@ -165,6 +165,30 @@ def test_large_enough_for_two_threads(cell):
             np.testing.assert_array_equal(a, other[name], err_msg=name)
 
 
+# So many units that U leaves the second cache.
+LARGE = {
+    "float32": {"rnn": 681, "gru": 401, "lstm": 345},
+    "float64": {"rnn": 489, "gru": 281, "lstm": 249},
+}
+
+
+@pytest.mark.parametrize("state", [False, True])
+@pytest.mark.parametrize("dtype", list(LARGE))
+@pytest.mark.parametrize("cell", CELLS)
+def test_threads_share_the_units_of_large_layers(cell, dtype, state):
+    inputs, fixed, upstream = problem(cell, dtype, 4, 9, LARGE[dtype][cell], ragged=True, state=state)
+    results = []
+    for threads in (1, 2, 3):
+        _team.set_num_threads(threads)
+        out = forward(cell, "fast", inputs, fixed)
+        results.append({**out, **backward(cell, "fast", inputs, fixed, upstream, out)})
+    ref = forward(cell, "numpy", inputs, fixed)
+    check_equal(results[0], {**ref, **backward(cell, "numpy", inputs, fixed, upstream, ref)}, dtype)
+    for other in results[1:]:
+        for name, a in results[0].items():
+            np.testing.assert_array_equal(a, other[name], err_msg=name)
+
+
 @pytest.mark.parametrize("backend", ["numpy", "fast"])
 @pytest.mark.parametrize("cell", CELLS)
 def test_a_ragged_batch_is_each_sequence_alone(cell, backend):
@@ -263,6 +287,36 @@ def test_overlapping_results(cell):
     memory = np.zeros((16, 5))
     with pytest.raises(ValueError, match="overlaps"):
         FORWARD[cell](**inputs, **fixed, h=memory[:12], previous=memory[4:])
+
+
+@pytest.mark.parametrize("backend", ["numpy", "fast"])
+@pytest.mark.parametrize("state", [False, True])
+@pytest.mark.parametrize("cell", CELLS)
+def test_states_of_a_full_batch_may_lie_in_one_array(cell, state, backend):
+    """Those before a step are those after the one before it."""
+    inputs, fixed, _ = problem(cell, T=5, B=3, H=21, state=state)
+    apart = forward(cell, backend, inputs, fixed)
+    memory = np.full((18, 21), np.nan)
+    out = forward(cell, backend, inputs, fixed, h=memory[3:], previous=memory[:15])
+    for name in apart:
+        np.testing.assert_array_equal(out[name], apart[name], err_msg=name)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_what_of_previous_must_lie_apart(cell):
+    inputs, fixed, _ = problem(cell, T=5, B=3, H=21)
+    memory = np.zeros((23, 21))
+    for rows in (slice(2, 17), slice(4, 19), slice(0, 15)):
+        with pytest.raises(ValueError, match="previous: .*overlaps h"):
+            FORWARD[cell](**inputs, **fixed, h=memory[rows], previous=memory[:15])
+    with pytest.raises(ValueError, match="h_last: .*overlaps previous"):
+        FORWARD[cell](**inputs, **fixed, h=memory[3:18], previous=memory[:15], h_last=memory[:3])
+    with pytest.raises(ValueError, match="h_last: .*overlaps h"):
+        FORWARD[cell](**inputs, **fixed, h=memory[3:18], previous=memory[:15], h_last=memory[12:15])
+    inputs, fixed, _ = problem(cell, T=5, B=3, H=21, ragged=True)
+    rows = fixed["counts"].sum()
+    with pytest.raises(ValueError, match="previous: .*overlaps h"):
+        FORWARD[cell](**inputs, **fixed, h=memory[3 : 3 + rows], previous=memory[:rows])
 
 
 @pytest.mark.parametrize(("R", "V", "D"), [(1, 1, 1), (13, 5, 7), (40, 11, 33), (700, 80, 100)])
