@@ -223,8 +223,8 @@ class _Strand:
         return self.U.value.dtype
 
     def _states(self, rows, counts, work):
-        """(h, previous): where all sequences run to the end, the states before each step are those after the step before
-        it, and are kept once."""
+        """(h, previous): where all sequences run to the end, the states before each step are those after the step
+        before it, and are kept once."""
         first = int(counts[0])
         if first * len(counts) == rows:
             states = work.array(self, "states", (first + rows, self.hidden), self.dtype)
