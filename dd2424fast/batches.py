@@ -78,17 +78,19 @@ class Batch:
 
 class Batches:
     """Batches: arrays (x, y) or (x, y, lengths) cut up in an order that is a pure function of (seed, epoch), the
-    windows of a text, or an iterable taken as it comes. Of a text, `name` "train" means its training part, any other
-    its validation part."""
+    windows of a text, or an iterable taken as it comes. Of a text, `name` "train" means its training part in windows to
+    train on; any other the part `part`, once through."""
 
-    def __init__(self, data, batch_size, seed, check=False, fewest=1, name="data", takes_lengths=False):
+    def __init__(
+        self, data, batch_size, seed, check=False, fewest=1, name="data", takes_lengths=False, part="validation"
+    ):
         self.batch_size, self.seed, self.fewest = batch_size, seed, fewest
         self.takes_lengths = takes_lengths
         self.arrays = self.corpus = None
         if isinstance(data, TextCorpus):
-            self.corpus, self.part = data, "train" if name == "train" else "validation"
-            if self.part == "validation" and len(data.validation) < 2:
-                raise ValueError(f"{name}: expected a corpus with a validation part, got {data!r}")
+            self.corpus, self.part, self.learns = data, part, name == "train"
+            if not self.learns and len(data._ids(part)) < 2:
+                raise ValueError(f"{name}: expected a corpus with a {part} part, got {data!r}")
         elif _are_arrays(data, takes_lengths):
             x, y = array_of("x", data[0]), array_of("y", data[1])
             lengths = array_of("lengths", data[2]) if len(data) == 3 else None
@@ -123,7 +125,7 @@ class Batches:
         if self.arrays is not None:
             return len(self._starts(0)) - 1
         if self.corpus is not None:
-            return self.corpus.count(self.part, self.batch_size)
+            return self.corpus.count("train", self.batch_size) if self.learns else 0
         return len(self.iterable) if hasattr(self.iterable, "__len__") else 0
 
     def _starts(self, skip):
@@ -137,8 +139,8 @@ class Batches:
     def of_epoch(self, epoch, skip):
         """Yield every Batch from the epoch's `skip`-th on."""
         if self.corpus is not None:
-            if self.part == "train":
-                windows = self.corpus.batches(self.part, self.batch_size, epoch, self.seed, skip)
+            if self.learns:
+                windows = self.corpus.batches("train", self.batch_size, epoch, self.seed, skip)
             else:
                 windows = self.corpus.evaluation(self.part)
             for x, y, begins in windows:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 
 
 class History:
@@ -38,9 +39,9 @@ class History:
         return name in self.columns
 
     def to_json(self, path):
-        """Write the columns as a JSON object of lists."""
+        """Write the columns as a JSON object of lists; null for what is no finite number."""
         with open(path, "w", encoding="utf-8") as file:
-            json.dump(self.columns, file, indent=1)
+            json.dump(plain(self.columns), file, indent=1, allow_nan=False)
 
     def to_csv(self, path):
         """Write one line an epoch, with a header."""
@@ -78,3 +79,12 @@ class History:
     def __repr__(self):
         last = {name: values[-1] for name, values in self.columns.items() if values}
         return f"<History of {len(self)} epochs, last {last}>"
+
+
+def plain(value):
+    """Numbers, and lists and dicts of them, as JSON knows them: None where one is not finite."""
+    if isinstance(value, dict):
+        return {name: plain(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -3,6 +3,7 @@
 import sys
 
 from .data.tokenizers import Char
+from .metrics import SmoothedLoss
 
 
 class Reporter:
@@ -12,12 +13,11 @@ class Reporter:
     stands the smoothed loss of the updates.
     """
 
-    SMOOTHING = 0.99  # of the loss, from its first value on: an average of about the last hundred updates
-
     def __init__(self, trainer, progress, batches):
         self.trainer, self.batches = trainer, batches
         self.shown = bool(progress)
-        self.bar = self.smoothed = None
+        self.bar = None
+        self.smoothed = SmoothedLoss(0.99)  # of about the last hundred updates
         self.last = ""  # the last epoch's validation
         self.unit = "update"
         if batches.corpus is not None:
@@ -63,8 +63,7 @@ class Reporter:
     def update(self, loss):
         if self.bar is None:
             return
-        self.smoothed = loss if self.smoothed is None else loss + self.SMOOTHING * (self.smoothed - loss)
-        self.bar.set_postfix_str(f"loss {self.smoothed:.4f}{self.last}", refresh=False)
+        self.bar.set_postfix_str(f"loss {self.smoothed.update(loss):.4f}{self.last}", refresh=False)
         self.bar.update(1 if self.unit == "update" else len(self.trainer._targets))
 
     def epoch_ends(self, row):

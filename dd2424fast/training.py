@@ -157,10 +157,14 @@ class Trainer(Configured):
     def _apply(self, batch):
         """Clip the gradients and let the optimizer update the parameters."""
         gradients = self.model.gradients
+        finite = True
         if self.clip_value is not None:
-            kernels.clip_by_value(gradients, self.clip_value)
-        norm = kernels.clip_by_norm(gradients, self.clip_norm) if self.clip_norm is not None else 0.0
-        if not (math.isfinite(norm) and kernels.all_finite(gradients)):
+            finite = kernels.clip_by_value(gradients, self.clip_value)
+        elif self.clip_norm is None:
+            finite = kernels.all_finite(gradients)
+        if finite and self.clip_norm is not None:
+            finite = math.isfinite(kernels.clip_by_norm(gradients, self.clip_norm))
+        if not finite:
             self._diverged("the gradient is not finite", batch)
         if self.model.buffers.size and not kernels.all_finite(self.model.buffers):
             self._diverged("a running statistic is not finite", batch)
@@ -184,14 +188,16 @@ class Trainer(Configured):
 
     # ---- evaluation ------------------------------------------------------------------------------------------------
 
-    def evaluate(self, data, batch_size=1000):
+    def evaluate(self, data, batch_size=1000, *, part="validation"):
         """Mean loss, and for a classifier the accuracy, over data, in evaluation mode.
 
         Parameters
         ----------
-        data : (x, y), (x, y, lengths), a TextCorpus (its validation part), or an iterable of such batches or of Batch
+        data : (x, y), (x, y, lengths), a TextCorpus, or an iterable of such batches or of Batch
         batch_size : int
             Of arrays.
+        part : {"train", "validation", "test"}
+            Of a TextCorpus.
 
         Returns
         -------
@@ -204,7 +210,8 @@ class Trainer(Configured):
         work = self.model._inference_work()
         work.carries = True
         try:
-            return self._evaluated(Batches(data, batch_size, None, takes_lengths=self.model.takes_lengths), work)
+            batches = Batches(data, batch_size, None, takes_lengths=self.model.takes_lengths, part=part)
+            return self._evaluated(batches, work)
         finally:
             work.carried, work.carries = None, False
 

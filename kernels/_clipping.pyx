@@ -81,7 +81,17 @@ def clip_by_norm(cnp.ndarray gradients, double max_norm, Segments segments):
 
 
 def clip_by_value(cnp.ndarray gradients, double limit):
-    walk(clamp, data(gradients), NULL, cnp.PyArray_DIM(gradients, 0), None, <real> limit)
+    cdef real* g = data(gradients)
+    cdef Py_ssize_t size = cnp.PyArray_DIM(gradients, 0), count = span_count(None, size), i
+    cdef int threads = team_size(count, GRAIN), bad = 0
+    with nogil:
+        if threads == 1:
+            for i in range(count):
+                bad |= clamp(g, span_at(NULL, i, size), <real> limit)
+        else:
+            for i in prange(count, num_threads=threads, schedule="static"):
+                bad |= clamp(g, span_at(NULL, i, size), <real> limit)
+    return not bad
 
 
 def moving_average(cnp.ndarray average, cnp.ndarray values, double decay):
@@ -117,13 +127,24 @@ cdef void scale(real* x, const real* y, Py_ssize_t n, real factor) noexcept nogi
     vec_store_part(x + i, vec_load_part(x + i, n - i) * factor, n - i)
 
 
-cdef void clamp(real* x, const real* y, Py_ssize_t n, real limit) noexcept nogil:
-    cdef vec highest = vec_set(limit), lowest = vec_set(-limit)
-    cdef Py_ssize_t i = 0
-    while i + LANES <= n:
-        vec_store(x + i, vec_min(vec_max(vec_load(x + i), lowest), highest))
+cdef inline bint clamp(real* g, Span span, real limit) noexcept nogil:
+    """Clip a span; returns whether it held what is not finite (see not_finite)."""
+    cdef vec highest = vec_set(limit), lowest = vec_set(-limit), a = vec_zero(), b = vec_zero(), x, y
+    cdef Py_ssize_t i = span.start
+    cdef real sum
+    while i + 2 * LANES <= span.stop:
+        x, y = vec_load(g + i), vec_load(g + i + LANES)
+        a, b = a + (x - x), b + (y - y)
+        vec_store(g + i, vec_min(vec_max(x, lowest), highest))
+        vec_store(g + i + LANES, vec_min(vec_max(y, lowest), highest))
+        i += 2 * LANES
+    while i < span.stop:
+        x = vec_load_part(g + i, min(span.stop - i, <Py_ssize_t> LANES))
+        a = a + (x - x)
+        vec_store_part(g + i, vec_min(vec_max(x, lowest), highest), min(span.stop - i, <Py_ssize_t> LANES))
         i += LANES
-    vec_store_part(x + i, vec_min(vec_max(vec_load_part(x + i, n - i), lowest), highest), n - i)
+    sum = vec_sum(a + b)
+    return sum != sum
 
 
 cdef void approach(real* x, const real* y, Py_ssize_t n, real weight) noexcept nogil:

@@ -89,7 +89,7 @@ clip_by_norm = Kernel(
 
 
 def clip_by_value(gradients, limit):
-    """Clip every gradient to [-limit, limit], in place; NaN stays NaN.
+    """Clip every gradient to [-limit, limit], in place, and tell whether all were finite; NaN stays NaN.
 
     Parameters
     ----------
@@ -98,12 +98,19 @@ def clip_by_value(gradients, limit):
     limit : float
         Above 0.
 
+    Returns
+    -------
+    bool
+        False where there was a NaN, or an infinity, which clipping hides.
+
     Raises
     ------
     TypeError, ValueError
         An argument has the wrong type, dtype, shape or range; the message names it.
     """
+    finite = bool(np.isfinite(gradients).all())
     np.clip(gradients, -limit, limit, out=gradients)
+    return finite
 
 
 clip_by_value = Kernel(

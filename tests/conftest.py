@@ -1,5 +1,6 @@
 """What several test files need."""
 
+import pickle
 import subprocess
 import sys
 
@@ -78,3 +79,15 @@ def make_trainer():
         return dd.Trainer(model, optimizer or dd.optim.Adam(0.01, weight_decay=1e-3), seed=9, **arguments)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def cifar(tmp_path_factory):
+    """A folder of CIFAR-10 files with 60 noisy images each, a bright stripe for each class; batch 3 is missing."""
+    folder, rng = tmp_path_factory.mktemp("cifar"), np.random.default_rng(0)
+    for name in ("data_batch_1", "data_batch_2", "data_batch_4", "data_batch_5", "test_batch"):
+        labels = np.arange(60) % 10
+        data = rng.integers(0, 256, (60, 3072), dtype=np.uint8)
+        data[np.arange(3072) // 308 == labels[:, np.newaxis]] = 255
+        (folder / name).write_bytes(pickle.dumps({b"data": data, b"labels": labels.tolist()}, protocol=2))
+    return folder

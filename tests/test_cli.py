@@ -2,11 +2,9 @@
 
 import json
 import os
-import pickle
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -29,18 +27,6 @@ def trained(tmp_path_factory):
     result = run("train", "mlp", "--epochs", 5, "--batch-norm", "--validation", 0.1, "--seed", 5, "--json", *files)
     assert result.exit_code == 0, result.output
     return folder, result
-
-
-@pytest.fixture(scope="module")
-def cifar(tmp_path_factory):
-    """A folder of CIFAR-10 files with 60 noisy images each, a bright stripe for each class; batch 3 is missing."""
-    folder, rng = tmp_path_factory.mktemp("cifar"), np.random.default_rng(0)
-    for name in ("data_batch_1", "data_batch_2", "data_batch_4", "data_batch_5", "test_batch"):
-        labels = np.arange(60) % 10
-        data = rng.integers(0, 256, (60, 3072), dtype=np.uint8)
-        data[np.arange(3072) // 308 == labels[:, np.newaxis]] = 255
-        (folder / name).write_bytes(pickle.dumps({b"data": data, b"labels": labels.tolist()}, protocol=2))
-    return folder
 
 
 # ---- help, usage, errors -------------------------------------------------------------------------------------------
@@ -340,7 +326,9 @@ def test_a_closed_pipe_is_no_traceback(tmp_path):
 
 
 def test_demo(tmp_path, monkeypatch):
-    monkeypatch.setattr(sys.modules["dd2424fast.cli.demo"], "CIFAR_SECONDS", 0)
+    demo = sys.modules["dd2424fast.cli.demo"]
+    monkeypatch.setattr(demo, "CIFAR_SECONDS", 0)
+    monkeypatch.setattr(demo, "TEXT_UPDATES", 120)
     result = run("demo", "--output", tmp_path / "new" / "folder", "--json")
     assert result.exit_code == 0, result.output
     report = json.loads(result.stdout)
@@ -349,6 +337,15 @@ def test_demo(tmp_path, monkeypatch):
     assert report["test_accuracy"]["fast"] > 0.9
     assert report["loss"]["fast"][-1] < 0.1 * report["loss"]["fast"][0]
     assert os.path.getsize(report["plot"]) > 0
+    text = report["text"]
+    assert (text["updates"], len(text["loss"])) == (120, 120)
+    assert 0 < text["largest_difference"] < 1e-3
+    assert text["validation"]["loss"] < 0.8 * text["loss"][0]
+    assert text["sample"].startswith(demo.PROMPT)
+    assert all(report["seconds"][row][backend] > 0 for row in ("digits", "cifar", "text") for backend in demo.BACKENDS)
+    shown = demo._text(report).splitlines()
+    assert f"  | {text['sample'].splitlines()[1]}" in shown
+    assert [line.split()[0] for line in shown if line.endswith("x")] == ["digits", "CIFAR-10", "text"]
 
 
 @pytest.mark.parametrize("backend", ["fast", "numpy"])
@@ -397,24 +394,3 @@ def test_threads_are_set_for_the_command_alone():
     before = dd.get_num_threads()
     assert json.loads(run("info", "--threads", 7, "--json").stdout)["threads"]["kernels"] == 7
     assert dd.get_num_threads() == before
-
-
-# ---- the example ---------------------------------------------------------------------------------------------------
-
-EXAMPLE = Path(__file__).parents[1] / "examples" / "assignment1.py"
-
-
-def test_assignment1(cifar, tmp_path):
-    command = [sys.executable, EXAMPLE, "--data", cifar, "--epochs", "2", "--output", "a.png"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
-    assert [line.split(",")[0] for line in lines[1:-1]] == ["softmax"] * 3 + ["3072-50-10"]
-    assert (tmp_path / "a.png").stat().st_size > 0
-
-
-def test_assignment1_says_that_it_needs_data(tmp_path):
-    command = [sys.executable, EXAMPLE, "--data", tmp_path]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    assert done.stderr.splitlines()[-1] == "Give --data PATH, or set DD2424FAST_DATA."

@@ -105,10 +105,12 @@ def test_bits_per_character_count_characters(folder, tmp_path):
     evaluated = report("evaluate", model, "--text", folder / "text.txt")
     tokens = len(dd.models.LanguageModel.load(model).tokenizer.encode(TEXT))
     assert found["tokens"] == {"train": tokens, "validation": 0, "test": 0}
-    expected = evaluated["loss"] / math.log(2) * tokens / len(TEXT)
-    assert evaluated["bits_per_character"] == pytest.approx(expected)
+    expected = evaluated["loss"] / math.log(2) * tokens / len(TEXT)  # the first token is not predicted
+    assert evaluated["bits_per_character"] == pytest.approx(expected, rel=2 / tokens)
+    assert evaluated["bits_per_character"] < 0.6 * evaluated["loss"] / math.log(2)
     fewer = report("train", "lm", *options[:-2], "--vocabulary", 20, "--embedding", 4)
     assert fewer["vocabulary"] == 20
+    assert "bits_per_character" not in fewer["training"]  # an unknown word does not tell its characters
 
 
 def test_byte_pairs(folder, tmp_path):
@@ -188,6 +190,44 @@ def test_updates_may_end_within_an_epoch(folder, tmp_path):
     run("train", "lm", *text, "--updates", 2 * windows, *files, "--resume", "--output", tmp_path / "resumed")
     run("train", "lm", *text, "--epochs", 2, "--output", tmp_path / "whole")
     assert_same_model(tmp_path / "resumed", tmp_path / "whole")
+
+
+def test_the_plot_shows_every_update_and_the_validation(folder, tmp_path, monkeypatch):
+    """Also of a training that is shorter than an epoch, which has no validation."""
+    drawn = []
+    loss_curve = dd.plots.loss_curve
+
+    def note(*arguments):
+        drawn.append(loss_curve(*arguments))
+        return drawn[-1]
+
+    monkeypatch.setattr(dd.plots, "loss_curve", note)
+    windows = TextCorpus(TEXT, time=10).count("train", 3)
+    text = ["--text", folder / "text.txt", *SMALL, "--quiet"]
+    options = ["--plot", tmp_path / "p.png", "--checkpoint", tmp_path / "c"]
+    for updates, epochs, more in ((9, [], []), (2 * windows, [1, 2], ["--resume"])):
+        report("train", "lm", *text, "--updates", updates, *options, *more)
+        losses, smoothed, *validation = drawn.pop().axes[0].lines
+        np.testing.assert_array_equal(losses.get_xdata(), np.arange(1, updates + 1))
+        assert smoothed.get_ydata()[0] == losses.get_ydata()[0]
+        assert [list(line.get_xdata()) for line in validation] == [[epoch * windows for epoch in epochs]][: len(epochs)]
+        assert (tmp_path / "p.png").stat().st_size > 0
+
+
+def test_json_knows_no_infinity(folder, tmp_path):
+    """A loss whose perplexity no float holds."""
+    model = dd.models.LanguageModel.load(folder / "m.safetensors")
+    model.parameters[...] = 0
+    model.output.bias[model.tokenizer.id_of("0")] = 1e4
+    model.save(tmp_path / "m")
+    result = run("evaluate", tmp_path / "m", "--text", folder / "text.txt", "--json")
+    found = json.loads(result.stdout, parse_constant=lambda constant: pytest.fail(f"{constant} is no JSON"))
+    assert found["loss"] > 1000
+    assert found["perplexity"] is None
+    assert "perplexity inf" in run("evaluate", tmp_path / "m", "--text", folder / "text.txt").stdout
+    history = dd.History({"val_loss": [1.0, math.nan], "val_perplexity": [math.inf, 2.0]})
+    history.to_json(tmp_path / "h.json")
+    assert json.loads((tmp_path / "h.json").read_text()) == {"val_loss": [1.0, None], "val_perplexity": [None, 2.0]}
 
 
 def test_patience_keeps_the_best_weights(folder):
@@ -472,14 +512,21 @@ def test_wrong_usage_exits_2(args, message, folder, tmp_path):
     ("content", "options", "message"),
     [
         (b"", [], "is empty"),
-        (b"short", [], "expected at least time + 1 = 11 tokens to train on, got 4"),
+        (b"short", [], "--text: expected at least time + 1 = 11 tokens to train on, got 4"),
         (b"caf\xe9 " * 99, [], "is no text in UTF-8 ('utf-8' codec can't decode byte 0xe9 in position 3"),
-        (b"abc" * 99, ["--batch-size", 500], "batch_size: expected so few streams"),
-        (b"abc" * 99, ["--chunk", 5], "chunk: expected at least time = 10 tokens, got 5"),
-        (b"abc" * 99, ["--validation", 0.5, "--test", 0.5], "expected validation + test below 1"),
+        (b"abc" * 99, ["--batch-size", 500], "--batch-size: expected so few streams"),
+        (b"abc" * 99, ["--chunk", 5], "--chunk: expected at least time = 10 tokens, got 5"),
+        (b"abc" * 99, ["--validation", 0.5, "--test", 0.5], "--test: expected validation + test below 1"),
+        (
+            b"abc" * 99,
+            ["--tokenizer", "bpe", "--vocabulary", 9],
+            "--vocabulary: expected an integer of at least 256, got 9",
+        ),
     ],
 )
 def test_texts_that_cannot_be_trained_on(content, options, message, tmp_path):
+    if "bpe" in options:
+        pytest.importorskip("tokenizers")
     (tmp_path / "text.txt").write_bytes(content)
     result = run("train", "lm", "--text", tmp_path / "text.txt", *SMALL, *options)
     assert result.exit_code == 1
@@ -524,7 +571,7 @@ def test_generate_needs_a_language_model_with_its_tokenizer(folder, tmp_path):
         (["generate", tmp_path / "ab"], "--prompt: the model knows no line break to begin with"),
         (["generate", folder / "text.txt"], "not a safetensors file"),
         (["evaluate", tmp_path / "bare", "--text", folder / "text.txt"], "holds no tokenizer"),
-        (["evaluate", tmp_path / "ab", "--text", tmp_path / "text"], "character 'c' at position 2"),
+        (["evaluate", tmp_path / "ab", "--text", tmp_path / "text"], "--text: character 'c' at position 2"),
     ):
         result = run(*args)
         assert result.exit_code == 1

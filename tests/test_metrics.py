@@ -117,6 +117,21 @@ def test_evaluation_of_a_language_model():
     assert trainer.evaluate(windows).keys() == {"loss", "accuracy", "perplexity"}
 
 
+def test_a_part_of_a_corpus_is_evaluated_as_a_text_of_its_own():
+    corpus = TextCorpus(TEXT, time=10, validation=0.1, test=0.2)
+    trainer = trainer_of(corpus)
+    assert trainer.evaluate(corpus) == trainer.evaluate(corpus, part="validation")
+    for part in ("train", "validation", "test"):
+        windows = [dd.Batch(x, y, begins=begins) for x, y, begins in corpus.evaluation(part)]
+        found = trainer.evaluate(corpus, part=part)
+        assert {name: found[name] for name in ("loss", "accuracy", "perplexity")} == trainer.evaluate(windows)
+        assert found["bits_per_character"] == pytest.approx(found["loss"] / math.log(2))
+    with pytest.raises(ValueError, match="part: expected one of train, validation, test, got 'tests'"):
+        trainer.evaluate(corpus, part="tests")
+    with pytest.raises(ValueError, match="data: expected a corpus with a test part"):
+        trainer.evaluate(TextCorpus(TEXT, time=10), part="test")
+
+
 def test_bits_count_the_characters_of_words():
     corpus = TextCorpus("one two three. " * 60, tokenizer="word", time=5)
     found = trainer_of(corpus).evaluate(corpus)

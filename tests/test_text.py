@@ -1,5 +1,6 @@
 """Tokenizers, corpora, and training on them."""
 
+import itertools
 import json
 
 import numpy as np
@@ -298,3 +299,18 @@ def test_curves_of_twin_and_fast_agree(dtype, limit):
             windows = list(corpus.batches("train", 2))[:100]
             curves.append([trainer.step(x, y) for x, y, _ in windows])
     np.testing.assert_allclose(*curves, rtol=0, atol=limit)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-3), ("float64", 1e-9)])
+def test_the_definition_learns_along_the_same_curve(dtype, tolerance):
+    """The course's vanilla RNN, 500 updates on Python's reference: the losses of both backends stay together."""
+    corpus = dd.data.TextCorpus(dd.data.python_topics()[:50_000], time=25)
+    curves = {}
+    for name in ("fast", "numpy"):
+        with dd.backend(name):
+            model = dd.models.LanguageModel(corpus.vocab_size, "rnn", 100, dtype=dtype, seed=0)
+            trainer = dd.Trainer(model, dd.optim.Adam(1e-3), clip_value=5.0)
+            windows = itertools.islice(corpus.batches(), 500)
+            curves[name] = np.array([trainer.step(x, y) for x, y, _ in windows])
+    assert np.abs(curves["fast"] - curves["numpy"]).max() <= tolerance
+    assert curves["fast"][-50:].mean() < curves["fast"][0] - 1

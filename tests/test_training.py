@@ -524,3 +524,25 @@ def test_lengths_for_a_model_without_sequences(problem, make_trainer):
     x, y = problem
     with pytest.raises(ValueError, match="lengths: this model takes no sequences"):
         make_trainer().fit([dd.Batch(x, y, np.ones(120, int))], progress=False)
+
+
+class _Steep(dd.nn.Module):
+    """The identity, whose gradient is infinite in one place."""
+
+    def _forward(self, x, work):
+        return x
+
+    def _backward(self, dy, work, need_dx):
+        dx = dy.copy()
+        dx[0, 0] = np.inf
+        return dx
+
+
+@pytest.mark.parametrize("clip", [{}, {"clip_value": 1.0}, {"clip_norm": 1.0}, {"clip_value": 1.0, "clip_norm": 1.0}])
+def test_an_infinite_gradient_is_not_clipped_but_reported(clip):
+    model = dd.nn.Sequential(dd.nn.Linear(3, 4), _Steep(), seed=0)
+    trainer = dd.Trainer(model, dd.optim.SGD(0.1), **clip)
+    before = model.parameters.copy()
+    with pytest.raises(dd.TrainingDiverged, match="update 0: the gradient is not finite"):
+        trainer.step(np.ones((2, 3), np.float32), np.array([0, 1]))
+    np.testing.assert_array_equal(model.parameters, before)

@@ -101,8 +101,10 @@ DATA_HELP = "digits (part of scikit-learn), or CIFAR-10: a folder with its batch
 
 
 def print_json(value):
-    """One JSON object on standard output."""
-    click.echo(json.dumps(value, indent=1))
+    """One JSON object on standard output; null for what is no finite number."""
+    from ..history import plain
+
+    click.echo(json.dumps(plain(value), indent=1, allow_nan=False))
 
 
 class OutputFile(click.Path):

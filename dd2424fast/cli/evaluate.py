@@ -52,8 +52,10 @@ def _evaluate_text(model_path, path, as_json):
     import dd2424fast as dd
 
     model = texts.load_model(model_path)
-    corpus = dd.data.TextCorpus(texts.read("--text", path), model.tokenizer, time=1, validation=0)
-    found = texts.evaluate(model, corpus, "train")  # the whole of it
+    with texts.naming(source="--text"):
+        corpus = dd.data.TextCorpus(texts.read("--text", path), model.tokenizer, time=1, validation=0)
+    trainer = dd.Trainer(model, dd.optim.SGD(1.0))  # its evaluation; nothing is trained
+    found = trainer.evaluate(corpus, part="train")  # the whole of it
     if as_json:
         print_json({"text": path.name, "tokens": len(corpus.train), **found})
     else:

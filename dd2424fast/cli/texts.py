@@ -1,6 +1,6 @@
 """Texts as the commands read and score them."""
 
-import math
+import contextlib
 
 
 def read(option, path):
@@ -15,6 +15,16 @@ def read(option, path):
     return text
 
 
+@contextlib.contextmanager
+def naming(**options):
+    """Let errors that begin with an argument's name begin with the option that it came from."""
+    try:
+        yield
+    except ValueError as error:
+        argument, colon, rest = str(error).partition(": ")
+        raise ValueError(f"{options.get(argument, argument)}{colon}{rest}") from None
+
+
 def load_model(path):
     """A language model with the tokenizer that it needs."""
     import dd2424fast as dd
@@ -25,28 +35,18 @@ def load_model(path):
     return model
 
 
-def scores(loss, tokens, characters):
-    """A loss in nats a token, with what follows from it for a text of so many tokens and characters."""
-    return {
-        "loss": loss,
-        "perplexity": math.exp(loss) if loss < 700 else math.inf,
-        "bits_per_character": loss / math.log(2) * tokens / characters,
-    }
+def scores(loss, ids, tokenizer):
+    """A mean loss in nats a token over the token ids of a text, and what follows from it, as `Trainer.evaluate`."""
+    from dd2424fast import metrics
 
-
-def evaluate(model, corpus, part):
-    """Score a language model on a part of a corpus."""
-    import dd2424fast as dd
-
-    trainer = dd.Trainer(model, dd.optim.SGD(1.0))  # its evaluation; nothing is trained
-    found = trainer.evaluate([(x, y) for x, y, _ in corpus.evaluation(part)])
-    ids = getattr(corpus, part)
-    return scores(found["loss"], len(ids), len(corpus.tokenizer.decode(ids))) | {"accuracy": found["accuracy"]}
+    characters = tokenizer.characters(ids)
+    bits = {"bits_per_character": metrics.bits_per_character(loss, len(ids), characters)} if characters else {}
+    return {"loss": loss, "perplexity": metrics.perplexity(loss), **bits}
 
 
 def line(found):
-    """The scores as text."""
-    return (
-        f"loss {found['loss']:.4f}  perplexity {found['perplexity']:.3f}  "
-        f"bits per character {found['bits_per_character']:.4f}"
+    """Scores as text; without bits where an unknown word does not tell its characters."""
+    bits = found.get("bits_per_character")
+    return f"loss {found['loss']:.4f}  perplexity {found['perplexity']:.4g}" + (
+        f"  bits per character {bits:.4f}" if bits is not None else ""
     )

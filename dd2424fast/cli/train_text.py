@@ -29,6 +29,7 @@ OF_TOKENIZER = {"char": (), "word": ("vocabulary",), "bpe": ("vocabulary",)}
 GATED = {"hidden": 256, "time": 100, "batch_size": 32, "clip_norm": 1.0}
 DEFAULTS = {"rnn": {"hidden": 100, "time": 25, "batch_size": 1, "clip_value": 5.0}, "lstm": GATED, "gru": GATED}
 EPOCHS = 10
+OF_ARGUMENTS = {"chunk": "--chunk", "test": "--test", "batch_size": "--batch-size", "most": "--vocabulary"}
 
 
 @command(
@@ -88,7 +89,10 @@ EPOCHS = 10
 @click.option("--test", type=SHARE, default=0.0, show_default=True, help="Hold out this share, at the end of the text.")
 @patience_option
 @click.option(
-    "--sample-every", type=click.IntRange(1), metavar="UPDATES", help="Show what the model writes, every so many updates."
+    "--sample-every",
+    type=click.IntRange(1),
+    metavar="UPDATES",
+    help="Show what the model writes, every so many updates.",
 )
 @run_options
 def lm(**options):
@@ -106,8 +110,9 @@ def lm(**options):
     _check_usage(o)
     _fill_in(o)
     text = texts.read("--text", o.text) if o.text else dd.data.python_topics()
-    corpus = dd.data.TextCorpus(text, _tokenizer(o, text), o.time, o.validation, o.test, o.chunk)
-    next(corpus.batches("train", o.batch_size))  # or an error: too few tokens for so many streams
+    with texts.naming(source="--text", **OF_ARGUMENTS):
+        corpus = dd.data.TextCorpus(text, _tokenizer(o, text), o.time, o.validation, o.test, o.chunk)
+        next(corpus.batches("train", o.batch_size))  # or an error: too few tokens for so many streams
     windows = corpus.count("train", o.batch_size)
     updates = o.updates or o.epochs * windows
 
@@ -125,7 +130,8 @@ def lm(**options):
         seed=o.seed,
     )
     speed, limit = Speed(), StopAfter(updates) if updates % windows else None
-    callbacks = [speed, *([limit] if limit else [])]
+    curve = dd.callbacks.LossCurve(0.99) if o.plot else None
+    callbacks = [callback for callback in (speed, limit, curve) if callback]
     if o.sample_every:
         start = corpus.tokenizer.decode(corpus.train[:1])
         callbacks.append(dd.callbacks.SampleText(corpus.tokenizer, start, every=o.sample_every))
@@ -136,8 +142,8 @@ def lm(**options):
             model.save(o.output)
         if o.csv and len(history):
             history.to_csv(o.csv)
-        if o.plot and len(history):
-            history.plot(o.plot)
+        if o.plot and trainer.update:
+            _plot(curve, trainer.history, windows, o.plot)
 
     run(
         o, trainer, corpus, None, epochs=-(-updates // windows), callbacks=callbacks, write=write,
@@ -148,11 +154,10 @@ def lm(**options):
     if stopped:
         say(stopped)
     last = {name: values[-1] for name, values in _history(trainer, limit, windows).columns.items()}
-    train = corpus.train
-    found = {"training": texts.scores(last["loss"], len(train), len(corpus.tokenizer.decode(train)))}
+    found = {"training": texts.scores(last["loss"], corpus.train, corpus.tokenizer)}
     for part in ("validation", "test"):
         if len(getattr(corpus, part)) > 1:
-            found[part] = texts.evaluate(model, corpus, part)
+            found[part] = trainer.evaluate(corpus, part=part)
     _print_result(o, corpus, trainer, speed, last, found, stopped)
 
 
@@ -202,6 +207,17 @@ def _history(trainer, limit, windows):
         done, total, correct, weight, rows = limit.progress
         history.add({"epoch": trainer.epoch + done / windows, "loss": total / weight, "accuracy": correct / rows})
     return history
+
+
+def _plot(curve, history, windows, path):
+    """Draw the loss of single updates, and of the validation where there was one."""
+    figure = curve.plot()
+    axes = figure.axes[0]
+    if "val_loss" in history:
+        updates = [epoch * windows for epoch in history["epoch"]]
+        axes.plot(updates, history["val_loss"], color="black", marker="o", label="validation")
+        axes.legend()
+    figure.savefig(path)
 
 
 def _name(o):

@@ -23,7 +23,8 @@ OF_SCHEDULE = {
 }
 # What may be another when a training goes on: where it reads and writes, what it shows, how long it lasts.
 FREE = {
-    "data_name", "text", "checkpoint", "checkpoint_every", "resume", "output", "csv", "plot", "quiet", "as_json", "sample_every",
+    "data_name", "text", "checkpoint", "checkpoint_every", "resume", "output", "csv", "plot", "quiet", "as_json",
+    "sample_every",
 }  # fmt: skip
 LENGTH = {"epochs", "updates"}
 
@@ -80,7 +81,7 @@ run_options = together(
     click.option("--resume", is_flag=True, help="Go on from --checkpoint; give the same options."),
     click.option("--output", type=OutputFile(), help="Save the model here, with what it needs to be used."),
     click.option("--csv", type=OutputFile(), help="Write the epochs' numbers here."),
-    click.option("--plot", type=PlotFile(), help="Draw the epochs' loss and accuracy here."),
+    click.option("--plot", type=PlotFile(), help="Draw the training's curves here."),
     click.option("--quiet", is_flag=True, help="No progress."),
     seed_option,
     threads_option,

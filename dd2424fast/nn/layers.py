@@ -69,8 +69,10 @@ class Linear(Module):
 
     def _forward(self, x, work, activation="identity"):
         y = work.array(self, "y", (x.shape[0], self.out_features), self.dtype)
-        bias = None if self._bias is None else self._bias.value
-        kernels.linear_forward(x, self._weight.value, bias, activation, y, work.training)
+        bias = self._bias
+        kernels.linear_forward(
+            x, self._weight.value, None if bias is None else bias.value, activation, y, work.training
+        )
         if work.training:
             work.saved[self] = x, y, activation
         return y

@@ -223,8 +223,8 @@ class _Strand:
         return self.U.value.dtype
 
     def _states(self, rows, counts, work):
-        """(h, previous): where all sequences run to the end, the states before each step are those after the step
-        before it, and are kept once."""
+        """(h, previous): where all sequences run to the end, the states before a step are those after the one before,
+        and are kept once."""
         first = int(counts[0])
         if first * len(counts) == rows:
             states = work.array(self, "states", (first + rows, self.hidden), self.dtype)
@@ -542,8 +542,12 @@ class _Recurrent(Module):
 
     def state_arrays(self, owner, name, batch, work):
         """For each state, memory of shape (num_layers * directions, batch, hidden_size)."""
-        shape = (self.num_layers * self.directions, batch, self.hidden_size)
-        return tuple([work.array(owner, (name, state), shape, self.dtype) for state in self.states])
+        found = work.saved.get((owner, name))
+        if found is None or found[0].shape[1] != batch or found[0].dtype is not self.dtype:
+            shape = (self.num_layers * self.directions, batch, self.hidden_size)
+            found = tuple([work.array(owner, (name, state), shape, self.dtype) for state in self.states])
+            work.saved[owner, name] = found
+        return found
 
     def run(self, x, ids, rows, initial, last, work):
         """Run all layers over rows; returns their outputs (R, output_size).

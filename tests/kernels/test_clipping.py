@@ -121,14 +121,24 @@ def test_clip_by_norm_of_what_is_not_finite(backend):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_clip_by_value(backend, dtype):
+@pytest.mark.parametrize("number", [1, 2])
+def test_clip_by_value(backend, dtype, number, threads):
+    threads(number)
+    clip = getattr(clip_by_value, backend)
+    for size in (*SIZES[1:], 120_001):
+        for where in {0, size // 2, size - 1}:
+            for bad in (np.nan, np.inf, -np.inf):
+                g = normal(size, dtype)
+                assert clip(g.copy(), 0.5) is True
+                g[where] = bad
+                assert clip(g, 0.5) is False
     for size in SIZES:
         g = normal(size, dtype)
         g[::5] = np.nan
         g[1::7] = np.inf
         g[2::7] = -np.inf
         ref = np.array([x if np.isnan(x) else min(max(x, -0.5), 0.5) for x in g.tolist()], dtype)
-        assert getattr(clip_by_value, backend)(g, 0.5) is None
+        assert clip(g, 0.5) is (size == 0)
         np.testing.assert_array_equal(g, ref)
 
 

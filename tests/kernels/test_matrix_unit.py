@@ -14,8 +14,7 @@ from dd2424fast.kernels import _team
 pytestmark = pytest.mark.skipif(not _team.has_matrix_unit(), reason="this CPU, system or build has no matrix unit")
 
 EPS = 2.0**-24  # rounding unit of float32
-# (rows, inner, columns): around the unit's tiles (16 rows and columns, 32 deep), pairs of them, and blocks (256 deep,
-# 512 wide).
+# (rows, inner, columns): around tiles (16 rows and columns, 32 deep), pairs of them, blocks (256 deep, 512 wide).
 SHAPES = [
     *[(64, 64, 64), (65, 80, 81), (33, 257, 47), (100, 300, 50), (79, 31, 190), (500, 17, 33), (22, 512, 100)],
     *[(40, 520, 530), (31, 1024, 37), (17, 3072, 300), (65, 3301, 50)],
