@@ -174,7 +174,7 @@ ACTIVATIONS = {"identity": 0, "relu": 1, "leaky_relu": 2, "tanh": 3, "sigmoid": 
 def check_activation(activation, fused=False):
     """Return the activation's name, or raise ValueError; `fused` admits only those that a product can end with."""
     known = [name for name in ACTIVATIONS if name != "gelu" or not fused]
-    if activation not in known:
+    if not isinstance(activation, str) or activation not in known:
         raise ValueError(f"activation: expected one of {', '.join(known)}, got {activation!r}")
     if type(activation) is not str:
         raise TypeError(f"activation: expected a str, got {type(activation).__name__}")

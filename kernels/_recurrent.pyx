@@ -236,7 +236,7 @@ cdef void rnn_tile(int R, int V, const Layer* s, const Step* at, Py_ssize_t j, c
 
 
 cdef void step_forward(const Layer* s, const Step* at, Py_ssize_t first, Py_ssize_t stop, Py_ssize_t u, Py_ssize_t end) noexcept nogil:
-    """Units u to end of sequences first to stop, by tiles of nearly equal height; a panel serves all of them before the next one is read."""
+    """Units u to end of sequences first to stop, by tiles of nearly equal height; a panel serves all of them before the next is read."""
     cdef Py_ssize_t most = (6 if s.gates == 4 else 8) if ROWS_2 == 8 else (2 if s.gates == 4 else 3 if s.gates == 3 else 4)
     cdef Py_ssize_t n = stop - first, tiles = (n + most - 1) // most, i, j, panel_size = s.gates * s.H * LANES
     cdef Py_ssize_t vectors
@@ -398,7 +398,8 @@ cdef inline void rnn_row_back(const Layer* s, Py_ssize_t row, Py_ssize_t j, Py_s
         u += LANES
 
 
-cdef inline void lstm_row_back(const Layer* s, Py_ssize_t row, Py_ssize_t j, const real* c_before, Py_ssize_t u, Py_ssize_t end) noexcept nogil:
+cdef inline void lstm_row_back(const Layer* s, Py_ssize_t row, Py_ssize_t j, const real* c_before, Py_ssize_t u,
+                               Py_ssize_t end) noexcept nogil:
     cdef Py_ssize_t H = s.H, size
     cdef vec one = vec_set(1), i, f, g, o, d, dc, cell, squashed, before, keeps, factor
     cdef const real* gate = s.gate + row * 4 * H

@@ -147,7 +147,8 @@ def check_rnn_forward(a, b, U, bU, h0, counts, ids=None, h=None, previous=None, 
     work = scratch(work, 1, H, t)
     noise = checked_noise(noise, 1, R, H, False)
     all_apart(("h", "previous", "h_last", "work", "a", "b", "U", "bU", "h0", "counts", "ids", "noise.flags"),
-              (h, not_shared(h, previous, counts), h_last, work, None if h is a and ids is None else a, b, U, bU, h0, counts, ids, flags_of(noise)), 4)
+              (h, not_shared(h, previous, counts), h_last, work, None if h is a and ids is None else a, b, U, bU, h0, counts, ids,
+               flags_of(noise)), 4)
     return a, b, U, bU, h0, counts, ids, h, previous, h_last, work, noise
 
 
@@ -168,8 +169,8 @@ def check_lstm_forward(a, b, U, bU, h0, c0, counts, ids=None, h=None, previous=N
     noise = checked_noise(noise, 4, R, H, False)
     all_apart(("h", "previous", "gates", "c", "h_last", "c_last", "work", "a", "b", "U", "bU", "h0", "c0", "counts", "ids",
                "noise.flags"),
-              (h, not_shared(h, previous, counts), gates, c, h_last, c_last, work, None if gates is a and ids is None else a, b, U, bU, h0, c0,
-               counts, ids, flags_of(noise)), 7)
+              (h, not_shared(h, previous, counts), gates, c, h_last, c_last, work, None if gates is a and ids is None else a,
+               b, U, bU, h0, c0, counts, ids, flags_of(noise)), 7)
     return a, b, U, bU, h0, c0, counts, ids, h, previous, gates, c, h_last, c_last, work, noise
 
 
@@ -208,8 +209,8 @@ def check_lstm_norm_forward(a, b, U, bU, gain, gain_c, shift_c, h0, c0, counts, 
     noise = checked_noise(noise, 4, R, H, False)
     all_apart(("h", "previous", "gates", "c", "sums", "statistics", "h_last", "c_last", "work", "a", "b", "U", "bU", "gain",
                "gain_c", "shift_c", "h0", "c0", "counts", "ids", "noise.flags"),
-              (h, not_shared(h, previous, counts), gates, c, sums, statistics, h_last, c_last, work, None if gates is a and ids is None else a, b, U, bU,
-               gain, gain_c, shift_c, h0, c0, counts, ids, flags_of(noise)), 9)
+              (h, not_shared(h, previous, counts), gates, c, sums, statistics, h_last, c_last, work,
+               None if gates is a and ids is None else a, b, U, bU, gain, gain_c, shift_c, h0, c0, counts, ids, flags_of(noise)), 9)
     return (a, b, U, bU, gain, gain_c, shift_c, h0, c0, counts, ids, h, previous, gates, c, sums, statistics, h_last, c_last,
             work, noise, checked_eps(eps))
 
@@ -228,8 +229,8 @@ def check_gru_forward(a, b, U, bU, h0, counts, ids=None, h=None, previous=None, 
     work = scratch(work, 3, H, t)
     noise = checked_noise(noise, 3, R, H, False)
     all_apart(("h", "previous", "gates", "candidate", "h_last", "work", "a", "b", "U", "bU", "h0", "counts", "ids", "noise.flags"),
-              (h, not_shared(h, previous, counts), gates, candidate, h_last, work, None if gates is a and ids is None else a, b, U, bU, h0, counts,
-               ids, flags_of(noise)), 6)
+              (h, not_shared(h, previous, counts), gates, candidate, h_last, work, None if gates is a and ids is None else a,
+               b, U, bU, h0, counts, ids, flags_of(noise)), 6)
     return a, b, U, bU, h0, counts, ids, h, previous, gates, candidate, h_last, work, noise
 
 

@@ -247,18 +247,30 @@ def test_fast_equals_definition(cell, dtype, shape, ragged, ids, state):
 
 @pytest.mark.parametrize(
     ("cell", "rates"),
-    [("lstm", (0.3, 0.2, 0.2)), ("gru", (0.3, 0, 0.2)), ("rnn", (0.3, 0, 0)), ("lstm_norm", (0.3, 0.2, 0.2))],
+    [
+        ("lstm", (0.3, 0.2, 0.2)),
+        ("gru", (0.3, 0, 0.2)),
+        ("rnn", (0.3, 0, 0)),
+        ("lstm_norm", (0.3, 0.2, 0.2)),
+        ("lstm_norm", None),
+    ],
 )
-def test_large_enough_for_two_threads(cell, rates):
-    """So many operations that the work is in fact shared out, unevenly."""
-    problem = Problem(cell, rates, "float64", 30, 21, 64, ragged=True)
+@pytest.mark.parametrize(
+    ("dtype", "shape"),
+    [("float64", (30, 21, 64)), ("float64", (4, 9, 500)), ("float32", (12, 70, 45)), ("float32", (4, 37, 561))],
+    ids=["sequences", "units", "sequences on the matrix unit", "units on the matrix unit"],
+)
+def test_large_enough_for_two_threads(cell, rates, dtype, shape):
+    """So many operations that the work is in fact shared out, unevenly; a large layer's by units, if it can be."""
+    problem = Problem(cell, rates, dtype, *shape, ragged=True)
     results = []
     for threads in (1, 2, 4):
         _team.set_num_threads(threads)
         out = problem.forward("fast")
         results.append({**out, **problem.backward("fast", out)})
-    ref = problem.forward("numpy")
-    check_equal(results[0], {**ref, **problem.backward("numpy", ref)}, "float64")
+    wide = problem.widened()
+    ref = wide.forward("numpy")
+    check_equal(results[0], {**ref, **wide.backward("numpy", ref)}, dtype)
     for other in results[1:]:
         for name, a in results[0].items():
             np.testing.assert_array_equal(a, other[name], err_msg=name)

@@ -255,5 +255,6 @@ def test_a_packed_matrix_made_by_hand_is_checked():
 
 
 def test_an_activation_that_is_no_str_is_named():
-    with pytest.raises((TypeError, ValueError), match="activation: expected"):
-        kernels.linear_forward(np.ones((2, 3)), np.ones((3, 2)), None, ["relu"])
+    for wrong in (["relu"], np.array(["relu", "tanh"])):
+        with pytest.raises((TypeError, ValueError), match="activation: expected"):
+            kernels.linear_forward(np.ones((2, 3)), np.ones((3, 2)), None, wrong)

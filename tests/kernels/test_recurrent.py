@@ -307,15 +307,15 @@ def test_what_of_previous_must_lie_apart(cell):
     inputs, fixed, _ = problem(cell, T=5, B=3, H=21)
     memory = np.zeros((23, 21))
     for rows in (slice(2, 17), slice(4, 19), slice(0, 15)):
-        with pytest.raises(ValueError, match="previous: .*overlaps h"):
+        with pytest.raises(ValueError, match=r"previous: .*overlaps h"):
             FORWARD[cell](**inputs, **fixed, h=memory[rows], previous=memory[:15])
-    with pytest.raises(ValueError, match="h_last: .*overlaps previous"):
+    with pytest.raises(ValueError, match=r"h_last: .*overlaps previous"):
         FORWARD[cell](**inputs, **fixed, h=memory[3:18], previous=memory[:15], h_last=memory[:3])
-    with pytest.raises(ValueError, match="h_last: .*overlaps h"):
+    with pytest.raises(ValueError, match=r"h_last: .*overlaps h"):
         FORWARD[cell](**inputs, **fixed, h=memory[3:18], previous=memory[:15], h_last=memory[12:15])
     inputs, fixed, _ = problem(cell, T=5, B=3, H=21, ragged=True)
     rows = fixed["counts"].sum()
-    with pytest.raises(ValueError, match="previous: .*overlaps h"):
+    with pytest.raises(ValueError, match=r"previous: .*overlaps h"):
         FORWARD[cell](**inputs, **fixed, h=memory[3 : 3 + rows], previous=memory[:rows])
 
 
