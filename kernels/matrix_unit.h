@@ -48,17 +48,21 @@ ALWAYS_INLINE void unit_split(vec x, vec y, bfloat *to) {
     }
 }
 
-/* Eight tiles of 16 rows of 64 bytes. */
-static const struct {
-    uint8_t palette, start, reserved[14];
-    uint16_t row_bytes[16];
-    uint8_t rows[16];
-} unit_layout __attribute__((aligned(64))) = {
-    .palette = 1,
-    .row_bytes = {64, 64, 64, 64, 64, 64, 64, 64},
-    .rows = {16, 16, 16, 16, 16, 16, 16, 16},
-};
-ALWAYS_INLINE void unit_open(void) { _tile_loadconfig(&unit_layout); }
+/* Eight tiles of rows of 64 bytes, for blocks of 1 to 32 rows of A: the unit's time is that of the rows that are there. Whatever the
+   tiles held is gone. */
+static void unit_layout(int rows) {
+    struct {
+        uint8_t palette, start, reserved[14];
+        uint16_t row_bytes[16];
+        uint8_t rows[16];
+    } layout __attribute__((aligned(64))) = {.palette = 1};
+    const int first = rows < 16 ? rows : 16, second = rows > 16 ? rows - 16 : 16;
+    for (int tile = 0; tile < 8; tile++) {
+        layout.row_bytes[tile] = 64;
+        layout.rows[tile] = tile == 0 || tile == 1 || tile == 4 ? first : tile == 2 || tile == 3 || tile == 5 ? second : 16;
+    }
+    _tile_loadconfig(&layout);
+}
 ALWAYS_INLINE void unit_close(void) { _tile_release(); }
 
 /* The compiler does not know that tile loads read memory. */
@@ -130,7 +134,7 @@ ALWAYS_INLINE void unit_end(const int R, const int V, real *c, ptrdiff_t c_row) 
 
 #else
 
-ALWAYS_INLINE void unit_open(void) {}
+ALWAYS_INLINE void unit_layout(int rows) { (void)rows; }
 ALWAYS_INLINE void unit_close(void) {}
 ALWAYS_INLINE void unit_split(vec x, vec y, bfloat *to) { (void)x, (void)y, (void)to; }
 ALWAYS_INLINE void unit_begin(const int R, const int V, const real *c, ptrdiff_t c_row, int accumulate) {

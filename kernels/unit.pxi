@@ -7,7 +7,7 @@ cdef extern from "matrix_unit.h" nogil:
     enum: MATRIX_UNIT
     enum: UNIT_K, PARTS
     ctypedef unsigned short bfloat
-    void unit_open()
+    void unit_layout(int)
     void unit_close()
     void unit_prefetch_write(const real*)
     void unit_split(vec, vec, bfloat*)
@@ -25,9 +25,10 @@ cdef extern from *:
     static _Thread_local struct {
         bfloat a[2][2 * UNIT_TILES * PARTS], b[UNIT_WIDTH / 16 * UNIT_TILES * PARTS];
         real edge[32 * 32], turned[32 * 16], sums[2][32 * 96];
+        int rows;   /* that the tiles are laid out for */
     } unit_memory __attribute__((aligned(64)));
     #else
-    static struct { bfloat a[2][1], b[1]; real edge[1], turned[1], sums[2][1]; } unit_memory;
+    static struct { bfloat a[2][1], b[1]; real edge[1], turned[1], sums[2][1]; int rows; } unit_memory;
     #endif
     """
     const int UNIT_DEPTH
@@ -39,6 +40,7 @@ cdef extern from *:
         real* edge
         real* turned
         real** sums
+        int rows
     UnitMemory unit_memory
 
 
@@ -46,6 +48,18 @@ cdef inline bint unit_pays(const Product* p) noexcept nogil:
     """Whether cutting both operands into parts costs less than the unit saves (crossing measured at 64 x 64 x 64)."""
     return (MATRIX_UNIT and p.batched and matrix_unit() and p.packed == NULL and p.M >= 16 and p.N >= 16 and p.K >= 16
             and 16 * (p.M + p.N) <= p.M * p.N and p.M * p.N * p.K >= 64 * 64 * 64)
+
+
+cdef inline void unit_open() noexcept nogil:
+    unit_memory.rows = 32
+    unit_layout(32)
+
+
+cdef inline void unit_fit(Py_ssize_t rows) noexcept nogil:
+    """Lay the tiles out for blocks of so many rows of A, 1 to 32."""
+    if rows != unit_memory.rows:
+        unit_memory.rows = <int> rows
+        unit_layout(<int> rows)
 
 
 # ---- cutting ---------------------------------------------------------------------------------------------------------
@@ -203,9 +217,10 @@ cdef void unit_stripe(Cut* a, const bfloat* b, Py_ssize_t b_next, real* c, Py_ss
     while a.done < a.all:
         cut_on(a)
     tiles = a.to - a.all * PARTS
+    unit_fit(a.rows)
     while j < columns:
         width = min(<Py_ssize_t> 32, columns - j)
-        whole = a.rows % 16 == 0 and width % 16 == 0
+        whole = width % 16 == 0
         to = c + j if whole else unit_memory.edge
         to_row = c_row if whole else 32
         if not whole and accumulate:

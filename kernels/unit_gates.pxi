@@ -226,6 +226,7 @@ cdef void unit_forward(const Layer* s, const Step* at, Py_ssize_t first, Py_ssiz
         columns = s.gates * min(most, (end - u + 15) // 16)
         for j in range(first, last, 32):
             rows = min(<Py_ssize_t> 32, last - j)
+            unit_fit(rows)
             before.turns = (columns + 1) // 2 * tiles * 6
             for column in range(0, columns, 2):
                 unit_sums(2 if rows > 16 else 1, 2 if columns - column > 1 else 1, tiles, a + (j - first) // 32 * 2 * tiles * PARTS,
