@@ -2,7 +2,8 @@
 
 U is packed once per call. Forward, a panel holds all gates of one vector of units, so that the tile which finishes their
 sums applies the gates before they leave the registers; backward, the transpose lies in the product's own panels. Threads
-share out the sequences: each runs the whole time loop for its own, without waiting for the others.
+share out the sequences: each runs the whole time loop for its own, without waiting for the others. Of large layers they
+share out the units instead, and wait for each other at every step (by_units).
 
 One sequence alone meets U once a step: there packing costs more than it brings, and U is read where it lies, as many
 columns (forward) or rows (backward) at a time as keep the multiply-adds from waiting for each other.

@@ -42,8 +42,8 @@ def matmul(a, b, out=None):
 
     Notes
     -----
-    2 M K N floating-point operations. Each element is the sum over k in order, one fused multiply-add each; the bits
-    do not depend on the number of threads.
+    2 M K N floating-point operations. In which order an element's sum is formed, and by which unit of the CPU, follows
+    from the shapes (docs/kernels/linear.md); the bits do not depend on the number of threads.
     """
     return np.matmul(a, b, out=out)
 

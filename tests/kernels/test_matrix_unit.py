@@ -191,6 +191,17 @@ def test_more_sequences_than_there_is_room_for():
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-5)
 
 
+def test_layers_too_wide_for_the_unit():
+    """Not even the parts of 32 sequences have room in a thread's memory."""
+    H, B = 4097, 32
+    a, h0, U = numbers((B, H), 1), numbers((B, H), 2), np.zeros((H, H), np.float32)
+    np.fill_diagonal(U, 0.5)
+    h, _, _ = kernels.rnn_forward(a, None, U, None, h0, np.array([B]))
+    np.testing.assert_allclose(h, np.tanh(a.astype(float) + 0.5 * h0), rtol=1e-5, atol=1e-7)
+    da, dh0 = kernels.rnn_backward(a, None, U, h, np.array([B]))
+    np.testing.assert_array_equal(dh0, 0.5 * da)
+
+
 @pytest.mark.parametrize("H", [33, "large"])
 @pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])
 def test_recurrent_layers_with_noise(cell, H):
