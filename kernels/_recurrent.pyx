@@ -118,6 +118,7 @@ cdef bint by_units(const Layer* s, int threads) noexcept nogil:
     which few of them do not repay once the panels leave the second cache."""
     cdef Py_ssize_t size = s.gates * s.H * s.H * (6 if s.on_unit else <Py_ssize_t> sizeof(real))
     return (threads > 1 and 1 < s.B < 64 * threads and s.norm.gain == NULL and size > PANELS_NEAR
+            and 2.0 * s.gates * s.H * s.H * s.B >= <double> GRAIN * threads     # a step repays that the threads meet
             and panels_of((s.H + LANES - 1) // LANES) >= 2 * threads)
 
 

@@ -53,14 +53,16 @@ def set_matrix_unit(on):
 
     The unit (Intel AMX) multiplies numbers in three bfloat16 parts, about twice as fast as the vectors and no less accurate
     (docs/kernels/linear.md); results differ in their last bits. It is on from the start where the build, the CPU and the system have one,
-    unless the environment's DD2424FAST_MATRIX_UNIT is 0.
+    unless the environment's DD2424FAST_MATRIX_UNIT is 0, no, off or false.
 
-    Raises ValueError where there is none to switch on.
+    Raises ValueError where there is none to switch on, TypeError where `on` is no bool.
     """
     global unit_chosen
+    if not isinstance(on, bool):
+        raise TypeError(f"on: expected True or False, got {on!r}")
     if on and not unit_present:
         raise ValueError("on: expected False, got True: this build, CPU or system has no matrix unit for float32")
-    unit_chosen = bool(on)
+    unit_chosen = on
 
 
 def get_matrix_unit():
@@ -104,6 +106,6 @@ def _after_fork():
 
 # OMP_NUM_THREADS is honoured by omp_get_max_threads, a container's affinity by the other.
 allowed = min(omp_get_max_threads(), _usable_cpus()) if HAS_OPENMP else 1
-unit_chosen = unit_present and os.environ.get("DD2424FAST_MATRIX_UNIT") != "0"
+unit_chosen = unit_present and os.environ.get("DD2424FAST_MATRIX_UNIT", "").lower() not in ("0", "no", "off", "false")
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)

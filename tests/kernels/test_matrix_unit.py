@@ -238,7 +238,10 @@ def test_switches():
     dd.set_matrix_unit(False)
     assert not dd.get_matrix_unit()
     assert "off" in dd.show_config()["matrix_unit"]
+    with pytest.raises(TypeError, match="on: expected True or False, got 'no'"):
+        dd.set_matrix_unit("no")
     program = "import dd2424fast as dd; print(dd.get_matrix_unit())"
-    environment = {**os.environ, "DD2424FAST_MATRIX_UNIT": "0"}
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment, check=True)
-    assert done.stdout.strip() == "False"
+    for value, expected in (("0", "False"), ("off", "False"), ("1", "True")):
+        environment = {**os.environ, "DD2424FAST_MATRIX_UNIT": value}
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment, check=True)
+        assert done.stdout.strip() == expected
