@@ -248,7 +248,10 @@ class Trainer(Configured):
     def _all_ignored(self, batch):
         """Whether no row of a batch counts: it has no mean loss, and nothing to learn from."""
         ignored = getattr(self.loss, "ignore_index", None)
-        return ignored is not None and bool(np.all(batch.counted() == ignored))
+        if ignored is None:
+            return False
+        y = batch.counted()
+        return not (y.size and y.item(0) != ignored) and bool(np.all(y == ignored))  # most often the first one tells
 
     # ---- epochs ----------------------------------------------------------------------------------------------------
 
