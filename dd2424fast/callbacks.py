@@ -255,8 +255,10 @@ class SampleText(Callback):
             "stop": stop,
             "banned": banned,
         }
-        for token in (*banned, *(() if stop is None else (stop,))):
-            tokenizer.id_of(token)
+        for token in banned:
+            tokenizer.id_of(token, "banned")
+        if stop is not None:
+            tokenizer.id_of(stop, "stop")
         self.samples = []
 
     def fit_begins(self, trainer):

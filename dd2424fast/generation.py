@@ -72,7 +72,7 @@ def generate(
         stop=stop,
         banned=banned,
     )
-    ended = -1 if stop is None else tokenizer.id_of(stop)
+    ended = -1 if stop is None else tokenizer.id_of(stop, "stop")
     texts = [tokenizer.decode(row[: _end(row, ended)]) for row in new]
     return texts if several else texts[0]
 
@@ -85,8 +85,8 @@ def continued(model, tokenizer, prompts, length, *, stop=None, banned=(), **opti
         ids,
         positive_integer("length", length),
         **options,
-        stop=None if stop is None else tokenizer.id_of(stop),
-        banned=[tokenizer.id_of(token) for token in banned],
+        stop=None if stop is None else tokenizer.id_of(stop, "stop"),
+        banned=[tokenizer.id_of(token, "banned") for token in banned],
     )
     return ids, new
 

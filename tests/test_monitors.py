@@ -124,7 +124,7 @@ def test_callbacks_go_on_after_an_interruption(tmp_path):
         ({"length": 0}, ValueError, "length"),
         ({"temperature": -1.0}, ValueError, r"temperature: expected a number in \[0, inf\), got -1.0"),
         ({"top_p": 0.0}, ValueError, "top_p"),
-        ({"banned": ["##"]}, ValueError, "token: '##' is not in the vocabulary"),
+        ({"banned": ["##"]}, ValueError, "banned: '##' is not in the vocabulary"),
         ({"file": 3}, TypeError, "file: expected a text stream or a function"),
         ({"temprature": 3}, TypeError, "did you mean 'temperature'"),
     ],

@@ -332,3 +332,10 @@ def test_summary_and_repr():
         repr(dd.nn.Sequential(dd.nn.Linear(2, 3), dd.nn.Tanh()))
         == "Sequential(Linear(in_features=2, out_features=3), Tanh())"
     )
+
+
+def test_calling_a_module_is_forward():
+    layer, rnn = dd.nn.Linear(3, 2, seed=0), dd.nn.GRU(3, 4, seed=0)
+    x = np.ones((5, 3), np.float32)
+    np.testing.assert_array_equal(layer(x), layer.forward(x))
+    np.testing.assert_array_equal(rnn(x[None], lengths=[4])[0], rnn.forward(x[None], lengths=[4])[0])

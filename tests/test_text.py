@@ -38,6 +38,14 @@ def test_char_ids_are_in_order():
     assert tokenizer.encode("").shape == (0,)
 
 
+@pytest.mark.parametrize("source", ["bok.txt", "data/shakespear_complete.txt", "my plays.md"])
+def test_a_mistyped_path_is_no_text(source):
+    with pytest.raises(FileNotFoundError, match="source: there is no file"):
+        TextCorpus(source, time=2)
+    with pytest.raises(FileNotFoundError, match="source: there is no file"):
+        dd.data.speakers(source)
+
+
 def test_the_unknown_is_named_with_its_place():
     with pytest.raises(ValueError, match="prompt: character 'x' at position 4 is not in the vocabulary"):
         Char("abc", special=("<s>",)).encode("<s>axb", "prompt")

@@ -184,6 +184,8 @@ def _text_of(source):
         raise TypeError(f"source: expected a path or a text, got {type(source).__name__}")
     if not source:
         raise ValueError("source: expected a text, got an empty one")
+    if re.fullmatch(r"[^\n]{1,250}\.[A-Za-z0-9]{1,5}", source):
+        raise FileNotFoundError(f"source: there is no file {source!r}; a text does not look like a file's name")
     return source
 
 

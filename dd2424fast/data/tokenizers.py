@@ -39,10 +39,10 @@ class Tokenizer:
     def __len__(self):
         return len(self.tokens)
 
-    def id_of(self, token):
-        """The id of one token."""
+    def id_of(self, token, name="token"):
+        """The id of one token; `name` is what an error calls it."""
         if token not in self._ids:
-            raise ValueError(f"token: {token!r} is not in the vocabulary of {self.vocab_size} tokens")
+            raise ValueError(f"{name}: {token!r} is not in the vocabulary of {self.vocab_size} tokens")
         return self._ids[token]
 
     def encode(self, text, name="text"):

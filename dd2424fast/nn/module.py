@@ -397,6 +397,10 @@ class Module(Configured):
 
     # ---- running ---------------------------------------------------------------------------------------------------
 
+    def __call__(self, *args, **kwargs):
+        """The same as `forward`."""
+        return self.forward(*args, **kwargs)
+
     def forward(self, x):
         """Apply the module to a batch; `train()` and `eval()` say in which mode.
 

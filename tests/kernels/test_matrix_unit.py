@@ -243,5 +243,6 @@ def test_switches():
     program = "import dd2424fast as dd; print(dd.get_matrix_unit())"
     for value, expected in (("0", "False"), ("off", "False"), ("1", "True")):
         environment = {**os.environ, "DD2424FAST_MATRIX_UNIT": value}
-        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment, check=True)
+        command = [sys.executable, "-c", program]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
         assert done.stdout.strip() == expected
