@@ -36,7 +36,7 @@ ctypedef void (*Gates)(const Layer* s, const Step* at, Group* x) noexcept nogil
 
 cdef inline bint in_steps(const Layer* s, const Group* x) noexcept nogil:
     """Whether a vector's gates are applied a few at a time; else all at once, by end_row."""
-    return not s.noisy and s.norm.gain == NULL and x.u + 16 * (x.vector + 1) <= s.H
+    return s.norm.gain == NULL and x.u + 16 * (x.vector + 1) <= s.H
 
 
 cdef enum:
@@ -95,9 +95,19 @@ cdef inline vec before_nonlinearity(const Layer* s, const Group* x, int g) noexc
     return vec_load(x.z + 16 * g) + vec_load(x.x + g * s.H) + vec_load(x.b + g * s.H)
 
 
+cdef inline vec kept_or(const Layer* s, const Step* at, const Group* x, int bit, real rate, vec old, vec new) noexcept nogil:
+    """Zoneout on the vector in work."""
+    return mixed(zoned(s, at.row + x.j + x.row, x.u + 16 * x.vector, 16, bit, rate), old, new)
+
+
+cdef inline vec candidate_of(const Layer* s, const Step* at, const Group* x, vec candidate) noexcept nogil:
+    """Recurrent dropout on the vector in work."""
+    return candidate * undropped(s, at.row + x.j + x.row, x.u + 16 * x.vector, 16) if s.noisy else candidate
+
+
 cdef void lstm_gates(const Layer* s, const Step* at, Group* x) noexcept nogil:
     cdef Py_ssize_t H = s.H, j
-    cdef vec cell, state
+    cdef vec cell, state, before
     if x.step == 0:
         if not in_steps(s, x):
             whole_vector(4, s, at, x)
@@ -111,10 +121,14 @@ cdef void lstm_gates(const Layer* s, const Step* at, Group* x) noexcept nogil:
         vec_store(x.gate + 3 * H, vec_sigmoid(before_nonlinearity(s, x, 3)))
     else:
         j = x.j + x.row
-        cell = vec_load(x.gate) * vec_load(x.gate + 2 * H)
+        before = vec_zero() if at.c_before == NULL else vec_load(at.c_before + j * H + x.u + 16 * x.vector)
+        cell = vec_load(x.gate) * candidate_of(s, at, x, vec_load(x.gate + 2 * H))
         if at.c_before != NULL:
-            cell = cell + vec_load(x.gate + H) * vec_load(at.c_before + j * H + x.u + 16 * x.vector)
+            cell = cell + vec_load(x.gate + H) * before
         state = vec_load(x.gate + 3 * H) * vec_tanh(cell)
+        if s.noisy:
+            cell = kept_or(s, at, x, KEEPS_C, s.zoneout_cell, before, cell)
+            state = kept_or(s, at, x, KEEPS_H, s.zoneout, vec_load(x.before), state)
         vec_store(x.c, cell)
         vec_store(x.h, state)
         vec_store(x.next, state)
@@ -142,8 +156,11 @@ cdef void gru_gates(const Layer* s, const Step* at, Group* x) noexcept nogil:
         return
     q = vec_load(x.z + 32) + vec_load(x.b + 3 * H)
     n = vec_tanh(vec_load(x.x + 2 * H) + vec_load(x.b + 2 * H) + vec_load(x.gate) * q)
-    state = n + vec_load(x.gate + H) * (vec_load(x.before) - n)
     vec_store(x.gate + 2 * H, n)
+    n = candidate_of(s, at, x, n)
+    state = n + vec_load(x.gate + H) * (vec_load(x.before) - n)
+    if s.noisy:
+        state = kept_or(s, at, x, KEEPS_H, s.zoneout, vec_load(x.before), state)
     vec_store(x.c, q)
     vec_store(x.h, state)
     vec_store(x.next, state)
@@ -155,6 +172,8 @@ cdef void rnn_gates(const Layer* s, const Step* at, Group* x) noexcept nogil:
     if in_steps(s, x):
         begin_vector(1, s, at, x)
         state = vec_tanh(before_nonlinearity(s, x, 0))
+        if s.noisy:
+            state = kept_or(s, at, x, KEEPS_H, s.zoneout, vec_load(x.before), state)
         vec_store(x.h, state)
         vec_store(x.next, state)
     else:
