@@ -65,7 +65,7 @@ cdef inline void unit_fit(Py_ssize_t rows) noexcept nogil:
 # ---- cutting ---------------------------------------------------------------------------------------------------------
 
 cdef void unit_rows(const real* a, Py_ssize_t a_row, Py_ssize_t a_step, Py_ssize_t rows, Py_ssize_t K, bfloat* to) noexcept nogil:
-    """A tile of A at an edge: up to 16 rows of up to 32 k, zero beyond. Lane i of a row pairs k = i and i + 16."""
+    """A tile of A at an edge: up to 16 rows of up to 32 k, zero beyond these (unit_fit leaves out rows that are not there). Lane i of a row pairs k = i and i + 16."""
     cdef Py_ssize_t i, k
     cdef real* turned = unit_memory.turned
     if a_step != 1:
@@ -79,9 +79,6 @@ cdef void unit_rows(const real* a, Py_ssize_t a_row, Py_ssize_t a_step, Py_ssize
         else:
             unit_split(vec_load_part(a, min(K, <Py_ssize_t> 16)), vec_load_part(a + 16, max(K - 16, <Py_ssize_t> 0)), to)
         a += a_row
-        to += UNIT_K
-    for i in range(rows, 16):
-        unit_split(vec_zero(), vec_zero(), to)
         to += UNIT_K
 
 
