@@ -20,11 +20,13 @@ from ._dispatch import Kernel as Kernel  # noqa: E402
 from .activations import *  # noqa: E402, F403
 from .augmentation import *  # noqa: E402, F403
 from .clipping import *  # noqa: E402, F403
+from .convolution import *  # noqa: E402, F403
 from .custom_activation import *  # noqa: E402, F403
 from .generation import *  # noqa: E402, F403
 from .linear import *  # noqa: E402, F403
 from .losses import *  # noqa: E402, F403
 from .normalization import *  # noqa: E402, F403
 from .optimizers import *  # noqa: E402, F403
+from .pooling import *  # noqa: E402, F403
 from .random import *  # noqa: E402, F403
 from .recurrent import *  # noqa: E402, F403
