@@ -12,12 +12,15 @@ include "vec.pxi"
 include "tile.pxi"
 include "activation.pxi"
 include "product.pxi"
+include "column_sums.pxi"
 include "planes.pxi"
 include "windows.pxi"
 include "unit_planes.pxi"
 
 cdef enum:
     PLANE_BYTES = 768 * 1024       # of a band's planes: they stay in the second cache
+    LEARN_BYTES = 1024 * 1024      # of x and dy, in the weights' gradient
+    STACK_CELLS = 512              # of images whose products are summed before they go to memory
     CHUNKS = 8                     # of a batch, at most, whose weights' gradients are summed apart
 
 _scratch = threading.local()
@@ -123,6 +126,95 @@ cdef void pack_weights(Job* s, int parts) noexcept nogil:
             at += packed_size(s, s.plan.phase + i)
 
 
+# ---- windows that share no pixel -----------------------------------------------------------------------------------------
+
+cdef inline bint is_product(const Geometry* g) noexcept nogil:
+    """Whether windows lie edge to edge: then y is one product of x, its pixels put in the windows' order, and W."""
+    return (g.groups == 1 and g.py == 0 and g.px == 0 and g.sy == g.height and g.sx == g.width
+            and (g.dy == 1 or g.height == 1) and (g.dx == 1 or g.width == 1))
+
+
+cdef inline bint in_order(const Geometry* g) noexcept nogil:
+    """Whether x's pixels are in the windows' order already."""
+    return g.width == 1 and g.height == 1
+
+
+cdef void gather(const Geometry* g, real* x, real* windows, bint back) noexcept nogil:
+    """windows[n, p, q] = the pixels of x that it sees, row by row; or x from the windows, zeros where none sees it."""
+    cdef Py_ssize_t n, total = g.N * g.rows
+    cdef int part, parts = team_size(g.N * g.H * g.W * g.C, 65536)
+    parts = <int> max(<Py_ssize_t> 1, min(<Py_ssize_t> parts, total))
+    for part in prange(parts, num_threads=parts, schedule="static", chunksize=1):
+        gather_rows(g, x, windows, back, total * part // parts, total * (part + 1) // parts)
+
+
+cdef void gather_rows(const Geometry* g, real* x, real* windows, bint back, Py_ssize_t first, Py_ssize_t end) noexcept nogil:
+    """Rows of windows, counted over all images."""
+    cdef Py_ssize_t item, i, q, run = g.width * g.C, size = g.height * run, n, p, seen = g.columns * run
+    cdef real* row
+    cdef real* window
+    for item in range(first, end):
+        n, p = item // g.rows, item % g.rows
+        for i in range(g.height):
+            row = x + ((n * g.H + p * g.height + i) * g.W) * g.C
+            window = windows + item * g.columns * size + i * run
+            for q in range(g.columns):
+                if back:
+                    memcpy(row + q * run, window + q * size, run * sizeof(real))
+                else:
+                    memcpy(window + q * size, row + q * run, run * sizeof(real))
+            if back:
+                memset(row + seen, 0, (g.W * g.C - seen) * sizeof(real))
+        if back and p == g.rows - 1:
+            memset(x + (n * g.H + g.rows * g.height) * g.W * g.C, 0, (g.H - g.rows * g.height) * g.W * g.C * sizeof(real))
+
+
+cdef Product windows_product(const Geometry* g, const real* windows, const real* W) noexcept nogil:
+    """y = windows W."""
+    cdef Product p
+    p.M, p.N, p.K = g.N * g.rows * g.columns, g.F, g.height * g.width * g.C
+    p.a, p.a_row, p.a_step = windows, p.K, 1
+    p.b, p.b_row, p.b_step = W, g.F, 1
+    p.packed, p.c, p.c_row = NULL, NULL, g.F
+    p.accumulate, p.bias, p.activation, p.batched = False, NULL, IDENTITY, True
+    return p
+
+
+cdef multiply(const Geometry* g, real* x, real* W, real* bias, int activation, real* out, bint batched):
+    cdef real* windows = x if in_order(g) else <real*> scratch(g.N * g.rows * g.columns * g.height * g.width * g.C * sizeof(real))
+    cdef Product p = windows_product(g, windows, W)
+    p.c, p.bias, p.activation, p.batched = out, bias, activation, batched
+    with nogil:
+        if not in_order(g):
+            gather(g, x, windows, False)
+        product(&p)
+
+
+cdef multiply_back(const Geometry* g, real* dy, real* x, real* W, real* dx, real* dW, real* db, bint accumulate):
+    cdef real* windows = x if in_order(g) else <real*> scratch(g.N * g.rows * g.columns * g.height * g.width * g.C * sizeof(real))
+    cdef Product weights = windows_product(g, windows, W)
+    cdef Product inputs = weights
+    cdef Py_ssize_t rows = weights.M, K = weights.K
+    weights.M, weights.K = K, rows                         # dW = windows^T dy
+    weights.a_row, weights.a_step = 1, K
+    weights.b, weights.c, weights.accumulate = dy, dW, accumulate
+    inputs.N, inputs.K = K, g.F                            # windows' gradient = dy W^T
+    inputs.a, inputs.a_row = dy, g.F
+    inputs.b_row, inputs.b_step = 1, g.F
+    inputs.c, inputs.c_row = dx if in_order(g) else windows, K
+    with nogil:
+        if dW != NULL:
+            if not in_order(g):
+                gather(g, x, windows, False)
+            product(&weights)
+            if db != NULL:
+                add_rows(dy, rows, g.F, db, accumulate)
+        if dx != NULL:
+            product(&inputs)
+            if not in_order(g):
+                gather(g, dx, windows, True)
+
+
 def conv2d_forward(
     cnp.ndarray x, cnp.ndarray W, b, tuple stride, tuple padding, tuple dilation, Py_ssize_t groups, activation, scale, cnp.ndarray out,
     bint batched):
@@ -130,6 +222,9 @@ def conv2d_forward(
     cdef Job s
     if scale is not None:
         W = W * scale
+    if is_product(&g):
+        multiply(&g, data(x), data(W), NULL if b is None else data(b), ACTIVATIONS[activation], data(out), batched)
+        return out
     s.source = source_of(data(x), g.H, g.W, g.C)
     s.result = data(out)
     s.bias = NULL if b is None else data(b)
@@ -146,6 +241,10 @@ def conv2d_backward(
     cdef Geometry g = geometry_of(x, W, stride, padding, dilation, groups)
     cdef Source gradient = source_of(data(dy), g.rows, g.columns, g.F)
     cdef Job s
+    if is_product(&g):
+        multiply_back(&g, data(dy), data(x), data(W), NULL if dx is None else data(dx), NULL if dW is None else data(dW),
+                      NULL if db is None else data(db), accumulate)
+        return dx, dW, db
     if need_dW:
         learn(&g, source_of(data(x), g.H, g.W, g.C), gradient, data(dW), NULL if db is None else data(db), accumulate)
     if need_dx:
@@ -173,24 +272,23 @@ cdef learn(const Geometry* g, Source x, Source dy, real* dW, real* db, bint accu
     s.use_bias = db != NULL
     plan_extents(p, g)
     p.w = NULL
-    # A cell of x and of dy, as numbers and, for the matrix unit, as parts.
-    row_bytes = p.plane.pitch * (p.plane.sy * p.plane.sx * g.C + g.F) * (sizeof(real) + (3 * sizeof(bfloat) if s.on_unit else 0))
-    s.band = min(g.rows, max(<Py_ssize_t> 4, PLANE_BYTES // max(row_bytes, <Py_ssize_t> 1)))
+    # A cell of x and of dy, as numbers and, for the matrix unit, as parts: those of dy twice.
+    row_bytes = p.plane.pitch * (p.plane.sy * p.plane.sx * g.C * (sizeof(real) + (3 * sizeof(bfloat) if s.on_unit else 0))
+                                 + g.F * (sizeof(real) + (6 * sizeof(bfloat) if s.on_unit else 0)))
+    s.band = min(g.rows, max(<Py_ssize_t> 4, LEARN_BYTES // max(row_bytes, <Py_ssize_t> 1)))
     s.bands = up(g.rows, s.band)
     s.band = up(g.rows, s.bands)
+    s.stack = max(<Py_ssize_t> 1, min(STACK_CELLS // (s.band * p.plane.pitch), LEARN_BYTES // (s.band * row_bytes))) if s.bands == 1 else 1
     set_rows(&p.plane, s.band)
-    s.sums_size = whole_vectors(size + g.F)
+    s.sums_size = whole_lines(size + g.F)
     moved = g.N * (g.H * g.W * g.C + g.rows * g.columns * g.F)
     s.chunks = max(<Py_ssize_t> 1, min(min(<Py_ssize_t> CHUNKS, g.N), moved // (4 * max(size, <Py_ssize_t> 1))))
     panels = (g.F + 31) // 32 // g.groups
     s.slices = max(<Py_ssize_t> 1, min(panels, CHUNKS // s.chunks))
     tables = lines_of(plan_bytes(taps, 1))
-    s.thread_bytes = lines_of(max(x.columns * x.channels, dy.columns * dy.channels) * sizeof(real))
-    s.thread_bytes += lines_of((whole_vectors(p.plane.sy * p.plane.sx * p.plane.phase)
-                                + whole_vectors((s.band * p.plane.pitch + 32) * g.F)) * sizeof(real))
+    s.thread_bytes = bench_of(&s, NULL).rest - <char*> NULL
     if s.on_unit:
-        s.thread_bytes += lines_of((3 * p.plane.sy * p.plane.sx * g.C * turned_length(&p.plane)
-                                    + (s.band * p.plane.pitch + 31) // 32 * PARTS * up(g.F, 16)) * sizeof(bfloat))
+        s.thread_bytes += lines_of(<char*> turned_of(&s, NULL).x - <char*> NULL)
     parts = <int> min(<Py_ssize_t> team_size(2.0 * g.N * g.rows * g.columns * size, 2e6), s.chunks * s.slices)
     memory = scratch(tables + s.chunks * s.sums_size * sizeof(real) + parts * s.thread_bytes)
     tap_room(p, memory, taps, 1)
@@ -204,7 +302,10 @@ cdef learn(const Geometry* g, Source x, Source dy, real* dW, real* db, bint accu
         else:
             for part in prange(parts, num_threads=parts, schedule="static", chunksize=1):
                 learn_share(&s, part, parts)
-        add_chunks(s.sums, s.sums_size, s.chunks, size, dW, accumulate)
+        if s.on_unit:
+            unit_add_chunks(&s, dW, accumulate)
+        else:
+            add_chunks(s.sums, s.sums_size, s.chunks, size, dW, accumulate)
         if db != NULL:
             add_chunks(s.sums + size, s.sums_size, s.chunks, g.F, db, accumulate)
 
