@@ -306,7 +306,8 @@ cdef void mean_of(const Whole* s, Py_ssize_t n, Py_ssize_t c) noexcept nogil:
 
 
 cdef inline forced_inline_void mean_of_vectors(
-    const int V, const Whole* s, const real* x, real* y, Py_ssize_t size) noexcept nogil:
+    const int V, const Whole* s, const real* x, real* y, Py_ssize_t size,
+) noexcept nogil:
     cdef vec[4] total, part
     cdef Py_ssize_t first = 0, i
     cdef int v

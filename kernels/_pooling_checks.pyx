@@ -81,7 +81,8 @@ cdef cnp.ndarray images_of_pixels(object x):
 
 
 cdef cnp.ndarray own_images(
-    str name, object out, Py_ssize_t N, Py_ssize_t H, Py_ssize_t W, Py_ssize_t C, int typenum, str read_name, cnp.ndarray read):
+    str name, object out, Py_ssize_t N, Py_ssize_t H, Py_ssize_t W, Py_ssize_t C, int typenum, str read_name, cnp.ndarray read,
+):
     """A result of this shape that does not overlap what is read."""
     cdef cnp.npy_intp[4] shape
     cdef cnp.ndarray a

@@ -61,7 +61,7 @@ def max_pool2d_forward(x, size, stride=None, padding=0, out=None, place=None):
     A NaN in a window is its largest number, as in PyTorch.
     """
     windows = _windows(x, size, stride, padding, -np.inf)
-    flat = windows.reshape(*windows.shape[:4], -1)
+    flat = windows.reshape(*windows.shape[:4], size[0] * size[1])
     # The first NaN where there is one; the first pixel of the image, not of the padding, where all are minus infinity.
     place[...] = np.maximum(np.argmax(flat, axis=-1), _first_inside(out.shape, size, stride, padding))
     out[...] = np.take_along_axis(flat, place[..., None].astype(np.intp), axis=-1)[..., 0]
