@@ -180,6 +180,22 @@ cdef Product windows_product(const Geometry* g, const real* windows, const real*
     return p
 
 
+cdef inline bint is_empty(const Geometry* g) noexcept nogil:
+    """Whether every sum over pixels and channels is empty, or there is none."""
+    return g.N == 0 or g.C == 0 or g.F == 0
+
+
+cdef empty_backward(const Geometry* g, real* dy, real* dx, real* dW, real* db, bint accumulate):
+    cdef Py_ssize_t size = g.height * g.width * (g.C // g.groups) * g.F
+    with nogil:
+        if dx != NULL:
+            memset(dx, 0, g.N * g.H * g.W * g.C * sizeof(real))
+        if dW != NULL and not accumulate:
+            memset(dW, 0, size * sizeof(real))
+        if db != NULL:
+            add_rows(dy, g.N * g.rows * g.columns, g.F, db, accumulate)
+
+
 cdef multiply(const Geometry* g, real* x, real* W, real* bias, int activation, real* out, bint batched):
     cdef real* windows = x if in_order(g) else <real*> scratch(g.N * g.rows * g.columns * g.height * g.width * g.C * sizeof(real))
     cdef Product p = windows_product(g, windows, W)
@@ -222,13 +238,18 @@ def conv2d_forward(
     cdef Job s
     if scale is not None:
         W = W * scale
-    if is_product(&g):
-        multiply(&g, data(x), data(W), NULL if b is None else data(b), ACTIVATIONS[activation], data(out), batched)
-        return out
     s.source = source_of(data(x), g.H, g.W, g.C)
     s.result = data(out)
     s.bias = NULL if b is None else data(b)
     s.activation = ACTIVATIONS[activation]
+    if is_empty(&g):
+        out[...] = 0
+        with nogil:
+            finish(s.activation, s.result, g.F, g.N * g.rows * g.columns, g.F, s.bias)
+        return out
+    if is_product(&g):
+        multiply(&g, data(x), data(W), NULL if b is None else data(b), ACTIVATIONS[activation], data(out), batched)
+        return out
     s.plan.w, s.plan.w_tap, s.plan.w_row, s.plan.w_step = data(W), g.C // g.groups * g.F, g.F, 1
     s.plan.w_group = g.F // g.groups
     convolve(&s, &g, False)
@@ -241,6 +262,10 @@ def conv2d_backward(
     cdef Geometry g = geometry_of(x, W, stride, padding, dilation, groups)
     cdef Source gradient = source_of(data(dy), g.rows, g.columns, g.F)
     cdef Job s
+    if is_empty(&g):
+        empty_backward(&g, data(dy), NULL if dx is None else data(dx), NULL if dW is None else data(dW), NULL if db is None else data(db),
+                       accumulate)
+        return dx, dW, db
     if is_product(&g):
         multiply_back(&g, data(dy), data(x), data(W), NULL if dx is None else data(dx), NULL if dW is None else data(dW),
                       NULL if db is None else data(db), accumulate)
