@@ -17,6 +17,7 @@ include "planes.pxi"
 include "windows.pxi"
 include "unit_planes.pxi"
 include "winograd.pxi"
+include "winograd_learning.pxi"
 
 cdef enum:
     PLANE_BYTES = 768 * 1024       # of a band's planes: they stay in the second cache
@@ -289,6 +290,41 @@ cdef winograd_backward(const Geometry* g, real* dy, real* W, real* dx):
     by_winograd(&s, W, True)
 
 
+cdef winograd_learn(const Geometry* g, real* x, real* dy, real* dW, real* db, bint accumulate):
+    cdef WinogradLearning s
+    cdef Py_ssize_t size = 9 * g.C * g.F, zeros = lines_of(whole_vectors(g.C) * sizeof(real))
+    cdef int part, parts
+    cdef char* memory
+    s.x.x, s.x.y, s.x.slope = x, NULL, IDENTITY
+    s.x.N, s.x.H, s.x.W, s.x.C, s.x.py, s.x.px, s.x.rows, s.x.columns = g.N, g.H, g.W, g.C, g.py, g.px, g.rows, g.columns
+    s.x.on_unit = MATRIX_UNIT and matrix_unit() and g.C % 16 == 0 and g.F % 16 == 0
+    s.x.down, s.x.across = up(g.rows, 4), up(g.columns, 4)
+    s.dy, s.F, s.use_bias = dy, g.F, db != NULL
+    s.width = 32 if s.x.on_unit else whole_vectors(min(g.F, <Py_ssize_t> 64))
+    s.slices = up(g.F, s.width)
+    s.tiles = 2 if s.x.on_unit and g.C <= 64 else 1
+    s.chunks = max(<Py_ssize_t> 1, min(g.N, up(CHUNKS, s.slices)))
+    s.sums_size = whole_lines(size + g.F)
+    s.x.thread_bytes = lines_of(point_sums_of(&s, NULL).end - <char*> NULL)
+    parts = <int> min(<Py_ssize_t> team_size(8.0 * g.N * g.rows * g.columns * g.C * g.F, 2e6), s.chunks * s.slices)
+    memory = scratch(zeros + s.chunks * s.sums_size * sizeof(real) + parts * s.x.thread_bytes)
+    s.x.zeros = <real*> memory
+    s.sums = <real*> (memory + zeros)
+    s.x.memory = memory + zeros + s.chunks * s.sums_size * sizeof(real)
+    with nogil:
+        memset(memory, 0, zeros)
+        for part in range(s.chunks):
+            memset(s.sums + part * s.sums_size + size, 0, g.F * sizeof(real))
+        if parts == 1:
+            winograd_learn_share(&s, 0, 1)
+        else:
+            for part in prange(parts, num_threads=parts, schedule="static", chunksize=1):
+                winograd_learn_share(&s, part, parts)
+        add_turned_chunks(s.sums, s.sums_size, s.chunks, 9, g.C, g.F, dW, accumulate)
+        if db != NULL:
+            add_chunks(s.sums + size, s.sums_size, s.chunks, g.F, db, accumulate)
+
+
 def conv2d_forward(
     cnp.ndarray x, cnp.ndarray W, b, tuple stride, tuple padding, tuple dilation, Py_ssize_t groups, activation, scale, cnp.ndarray out,
     bint batched):
@@ -331,7 +367,9 @@ def conv2d_backward(
         multiply_back(&g, data(dy), data(x), data(W), NULL if dx is None else data(dx), NULL if dW is None else data(dW),
                       NULL if db is None else data(db), accumulate)
         return dx, dW, db
-    if need_dW:
+    if need_dW and winograd_pays(&g):
+        winograd_learn(&g, data(x), data(dy), data(dW), NULL if db is None else data(db), accumulate)
+    elif need_dW:
         learn(&g, source_of(data(x), g.H, g.W, g.C), gradient, data(dW), NULL if db is None else data(db), accumulate)
     if need_dx and winograd_pays(&g):
         winograd_backward(&g, data(dy), data(W), data(dx))
@@ -391,23 +429,8 @@ cdef learn(const Geometry* g, Source x, Source dy, real* dW, real* db, bint accu
             for part in prange(parts, num_threads=parts, schedule="static", chunksize=1):
                 learn_share(&s, part, parts)
         if s.on_unit:
-            unit_add_chunks(&s, dW, accumulate)
+            add_turned_chunks(s.sums, s.sums_size, s.chunks, taps, p.depth, g.F, dW, accumulate)
         else:
             add_chunks(s.sums, s.sums_size, s.chunks, size, dW, accumulate)
         if db != NULL:
             add_chunks(s.sums + size, s.sums_size, s.chunks, g.F, db, accumulate)
-
-
-cdef void add_chunks(const real* sums, Py_ssize_t sums_size, Py_ssize_t chunks, Py_ssize_t size, real* to, bint accumulate) noexcept nogil:
-    """to (+)= the chunks' sums, in their order."""
-    cdef Py_ssize_t i = 0, chunk, n
-    cdef vec total
-    while i < size:
-        n = min(<Py_ssize_t> LANES, size - i)
-        total = vec_load_part(sums + i, n)
-        for chunk in range(1, chunks):
-            total = total + vec_load_part(sums + chunk * sums_size + i, n)
-        if accumulate:
-            total = total + vec_load_part(to + i, n)
-        vec_store_part(to + i, total, n)
-        i += LANES
