@@ -28,6 +28,7 @@ cdef enum:
 _scratch = threading.local()
 
 
+
 cdef char* scratch(Py_ssize_t size) except NULL:
     """Memory of this thread that begins at a cache line; the next call may move it."""
     memory = getattr(_scratch, "memory", None)
@@ -250,10 +251,16 @@ cdef by_winograd(Winograd* s, const real* W, bint back):
     cdef char* memory
     s.on_unit = MATRIX_UNIT and matrix_unit() and s.C % 32 == 0 and s.F % 16 == 0
     s.down, s.across = up(s.rows, 4), up(s.columns, 4)
-    filters = lines_of(36 * (size * 3 * sizeof(bfloat) if s.on_unit else s.C * whole_vectors(s.F) * sizeof(real)))
+    if s.on_unit:
+        s.filter_step = odd_lines(size * 3 * sizeof(bfloat)) // sizeof(bfloat)
+        s.square_step = odd_lines(SQUARES * s.C * 3 * sizeof(bfloat)) // sizeof(bfloat)
+    else:
+        s.filter_step = odd_lines(s.C * whole_vectors(s.F) * sizeof(real)) // sizeof(real)
+        s.square_step = odd_lines(SQUARES * s.C * sizeof(real)) // sizeof(real)
+    filters = 36 * s.filter_step * (sizeof(bfloat) if s.on_unit else sizeof(real))
     turned = lines_of(9 * size * sizeof(real)) if back else 0
     zeros = lines_of(whole_vectors(s.C) * sizeof(real))
-    s.thread_bytes = lines_of(36 * SQUARES * (SQUARE_ROW * sizeof(real) + s.C * (3 * sizeof(bfloat) if s.on_unit else sizeof(real))))
+    s.thread_bytes = lines_of(36 * (POINT_STEP * sizeof(real) + s.square_step * (sizeof(bfloat) if s.on_unit else sizeof(real))))
     parts = <int> min(<Py_ssize_t> team_size(8.0 * s.N * s.rows * s.columns * size, 2e6), up(s.N * s.down * s.across, SQUARES))
     memory = scratch(filters + turned + zeros + parts * s.thread_bytes)
     s.filters, s.filter_parts = <real*> memory, <bfloat*> memory
@@ -300,9 +307,16 @@ cdef winograd_learn(const Geometry* g, real* x, real* dy, real* dW, real* db, bi
     s.x.on_unit = MATRIX_UNIT and matrix_unit() and g.C % 16 == 0 and g.F % 16 == 0
     s.x.down, s.x.across = up(g.rows, 4), up(g.columns, 4)
     s.dy, s.F, s.use_bias = dy, g.F, db != NULL
-    s.width = 32 if s.x.on_unit else whole_vectors(min(g.F, <Py_ssize_t> 64))
+    # The slice's sums and the squares of x stay in the second cache together; more filters spare transforms of x.
+    s.width = whole_vectors(min(g.F, <Py_ssize_t> (32 if s.x.on_unit and g.C > 64 else 64)))
     s.slices = up(g.F, s.width)
-    s.tiles = 2 if s.x.on_unit and g.C <= 64 else 1
+    if s.x.on_unit:
+        s.x.square_step = odd_lines(SQUARES * g.C * 3 * sizeof(bfloat)) // sizeof(bfloat)
+        s.dy_step = odd_lines(SQUARES * s.width * 3 * sizeof(bfloat)) // sizeof(bfloat)
+        s.turning_step = odd_lines(SQUARES * 16 * sizeof(real)) // sizeof(real)
+    else:
+        s.x.square_step = odd_lines(SQUARES * g.C * sizeof(real)) // sizeof(real)
+        s.dy_step = odd_lines(SQUARES * s.width * sizeof(real)) // sizeof(real)
     s.chunks = max(<Py_ssize_t> 1, min(g.N, up(CHUNKS, s.slices)))
     s.sums_size = whole_lines(size + g.F)
     s.x.thread_bytes = lines_of(point_sums_of(&s, NULL).end - <char*> NULL)

@@ -23,6 +23,11 @@ cdef inline Py_ssize_t lines_of(Py_ssize_t bytes) noexcept nogil:
     return (bytes + 63) // 64 * 64
 
 
+cdef inline Py_ssize_t odd_lines(Py_ssize_t bytes) noexcept nogil:
+    """Rounded up to an odd number of cache lines: what lies so far apart does not meet in the same sets of a cache."""
+    return lines_of(bytes) + (0 if lines_of(bytes) // 64 % 2 else 64)
+
+
 cdef inline Py_ssize_t whole_lines(Py_ssize_t n) noexcept nogil:
     """So many numbers, rounded up to whole cache lines."""
     return lines_of(n * sizeof(real)) // sizeof(real)

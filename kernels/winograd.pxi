@@ -12,6 +12,7 @@
 cdef enum:
     SQUARES = 32       # squares of outputs at a time: two tiles of the matrix unit
     SQUARE_ROW = 48    # numbers in a row of their products: three vectors at most
+    POINT_STEP = SQUARES * SQUARE_ROW + 16     # from one point's products to the next
 
 cdef struct Winograd:
     const real* x
@@ -35,6 +36,9 @@ cdef struct Winograd:
     real* filters          # [36][panel][C][width], or in parts [36][16 filters][32 channels]
     bfloat* filter_parts
     const real* zeros      # C of them
+    # From one point to the next, in numbers or parts: an odd number of cache lines.
+    Py_ssize_t filter_step
+    Py_ssize_t square_step
     char* memory
     Py_ssize_t thread_bytes
 
@@ -100,7 +104,7 @@ cdef void transform_filters(const Winograd* s, const real* w, Py_ssize_t part, P
                     filters_at_points(w + c * F + f, C * F, 16, low)
                     filters_at_points(w + (c + 16) * F + f, C * F, 16, high)
                     for q in range(36):
-                        unit_split(low[q], high[q], s.filter_parts + ((q * (F // 16) + f // 16) * blocks + block) * PARTS + c % 32 * UNIT_K)
+                        unit_split(low[q], high[q], s.filter_parts + q * s.filter_step + (f // 16 * blocks + block) * PARTS + c % 32 * UNIT_K)
             continue
         for c in range(32 * block, min(C, 32 * block + 32)):
             for panel in range(panels_of(vectors)):
@@ -110,7 +114,7 @@ cdef void transform_filters(const Winograd* s, const real* w, Py_ssize_t part, P
                 while f < width:
                     filters_at_points(w + c * F + column + f, C * F, max(<Py_ssize_t> 0, min(<Py_ssize_t> LANES, F - column - f)), low)
                     for q in range(36):
-                        vec_store(s.filters + (q * vectors * LANES + column) * C + c * width + f, low[q])
+                        vec_store(s.filters + q * s.filter_step + column * C + c * width + f, low[q])
                     f += LANES
 
 
@@ -176,7 +180,7 @@ cdef void squares_to_points(const Winograd* s, Py_ssize_t first, Py_ssize_t squa
     cdef const real* pixels[36]
     cdef vec low[36]
     cdef vec high[36]
-    cdef Py_ssize_t i, c, q, lanes, blocks = s.C // 32, halves = SQUARES // 16
+    cdef Py_ssize_t i, c, q, lanes, blocks = s.C // 32
     for i in range(squares):
         pixels_of(s, first + i, pixels)
         c = 0
@@ -185,13 +189,13 @@ cdef void squares_to_points(const Winograd* s, Py_ssize_t first, Py_ssize_t squa
                 square_to_points(s, pixels, c, 16, low)
                 square_to_points(s, pixels, c + 16, 16, high)
                 for q in range(36):
-                    unit_split(low[q], high[q], parts + ((q * halves + i // 16) * blocks + c // 32) * PARTS + i % 16 * UNIT_K)
+                    unit_split(low[q], high[q], parts + q * s.square_step + (i // 16 * blocks + c // 32) * PARTS + i % 16 * UNIT_K)
                 c += 32
             else:
                 lanes = min(<Py_ssize_t> LANES, s.C - c)
                 square_to_points(s, pixels, c, lanes, low)
                 for q in range(36):
-                    vec_store_part(numbers + (q * SQUARES + i) * s.C + c, low[q], lanes)
+                    vec_store_part(numbers + q * s.square_step + i * s.C + c, low[q], lanes)
                 c += LANES
 
 
@@ -212,7 +216,7 @@ cdef void squares_from_points(const Winograd* s, Py_ssize_t first, Py_ssize_t sq
             lanes = min(<Py_ssize_t> LANES, columns - k)
             m = products + (square - first) * SQUARE_ROW + k
             for i in range(36):
-                points[i] = vec_load(m + i * SQUARES * SQUARE_ROW)
+                points[i] = vec_load(m + i * POINT_STEP)
             for j in range(6):
                 from_points(points + j, 6, half + j, 6)
             for i in range(4):
@@ -248,7 +252,7 @@ cdef inline forced_inline_void unit_products(const int R, const int V, Py_ssize_
 cdef void winograd_block(const Winograd* s, Py_ssize_t first, Py_ssize_t squares, char* memory) noexcept nogil:
     """The outputs of up to SQUARES squares."""
     cdef real* products = <real*> memory
-    cdef real* numbers = products + 36 * SQUARES * SQUARE_ROW
+    cdef real* numbers = products + 36 * POINT_STEP
     cdef bfloat* parts = <bfloat*> numbers
     cdef const bfloat* a
     cdef const bfloat* b
@@ -261,9 +265,9 @@ cdef void winograd_block(const Winograd* s, Py_ssize_t first, Py_ssize_t squares
         while f < s.F:
             columns = min(<Py_ssize_t> 32, s.F - f)
             for q in range(36):
-                a = parts + q * (SQUARES // 16) * blocks * PARTS
-                b = s.filter_parts + (q * (s.F // 16) + f // 16) * blocks * PARTS
-                c = products + q * SQUARES * SQUARE_ROW
+                a = parts + q * s.square_step
+                b = s.filter_parts + q * s.filter_step + f // 16 * blocks * PARTS
+                c = products + q * POINT_STEP
                 if squares > 16:
                     if columns > 16: unit_products(2, 2, blocks, a, b, c)
                     else: unit_products(2, 1, blocks, a, b, c)
@@ -276,8 +280,8 @@ cdef void winograd_block(const Winograd* s, Py_ssize_t first, Py_ssize_t squares
         V = panel_width(panel, vectors)
         f = panel * 2 * LANES
         for q in range(36):
-            stripe(V, squares, s.C, numbers + q * SQUARES * s.C, s.C, 1, s.filters + (q * vectors * LANES + f) * s.C, V * LANES,
-                   products + q * SQUARES * SQUARE_ROW, SQUARE_ROW, LANES, False)
+            stripe(V, squares, s.C, numbers + q * s.square_step, s.C, 1, s.filters + q * s.filter_step + f * s.C, V * LANES,
+                   products + q * POINT_STEP, SQUARE_ROW, LANES, False)
         squares_from_points(s, first, squares, f, min(<Py_ssize_t> V * LANES, s.F - f), products)
 
 

@@ -10,9 +10,10 @@ cdef struct WinogradLearning:
     Py_ssize_t width       # filters of a slice, a multiple of the vector
     Py_ssize_t slices
     Py_ssize_t chunks
-    Py_ssize_t tiles       # of 32 squares that are transformed before they are multiplied
     real* sums             # a chunk's: [9][F][C], then db
     Py_ssize_t sums_size
+    Py_ssize_t dy_step     # from one point to the next, as in `x`
+    Py_ssize_t turning_step
     bint use_bias
 
 cdef struct PointSums:
@@ -28,12 +29,12 @@ cdef struct PointSums:
 
 cdef PointSums point_sums_of(const WinogradLearning* s, char* memory) noexcept nogil:
     cdef PointSums m
-    cdef Py_ssize_t C = s.x.C, squares = s.tiles * SQUARES, bytes = 3 * sizeof(bfloat) if s.x.on_unit else sizeof(real)
+    cdef Py_ssize_t C = s.x.C, bytes = sizeof(bfloat) if s.x.on_unit else sizeof(real)
     m.sums = <real*> memory
     m.x = m.sums + whole_lines(36 * s.width * C)
-    m.dy = <real*> (<char*> m.x + lines_of(36 * squares * C * bytes))
-    m.turning = <real*> (<char*> m.dy + lines_of(36 * squares * s.width * bytes))
-    m.end = <char*> (m.turning + (36 * SQUARES * 16 if s.x.on_unit else 0))
+    m.dy = <real*> (<char*> m.x + 36 * s.x.square_step * bytes)
+    m.turning = <real*> (<char*> m.dy + 36 * s.dy_step * bytes)
+    m.end = <char*> (m.turning + (36 * s.turning_step if s.x.on_unit else 0))
     m.x_parts, m.dy_parts = <bfloat*> m.x, <bfloat*> m.dy
     return m
 
@@ -80,7 +81,7 @@ cdef void gradient_square(const WinogradLearning* s, Py_ssize_t square, Py_ssize
         gradient_to_points(half[j], half[6 + j], half[12 + j], half[18 + j], to + j, 6)
 
 
-cdef void gradient_parts(const WinogradLearning* s, Py_ssize_t first, Py_ssize_t squares, Py_ssize_t f, Py_ssize_t tile, const PointSums* m) noexcept nogil:
+cdef void gradient_parts(const WinogradLearning* s, Py_ssize_t first, Py_ssize_t squares, Py_ssize_t f, const PointSums* m) noexcept nogil:
     """Sixteen filters of up to 32 squares of dy: rows of filters, each the squares' numbers in parts."""
     cdef Py_ssize_t i, q, at
     cdef vec points[36]
@@ -89,17 +90,17 @@ cdef void gradient_parts(const WinogradLearning* s, Py_ssize_t first, Py_ssize_t
         if i < squares:
             gradient_square(s, first + i, f, 16, points)
         for q in range(36):
-            vec_store(m.turning + (q * SQUARES + i) * 16, points[q] if i < squares else vec_zero())
+            vec_store(m.turning + q * s.turning_step + i * 16, points[q] if i < squares else vec_zero())
     f %= s.width
     for q in range(36):
-        vec_transpose(m.turning + q * SQUARES * 16, 16, turned, 32)
-        vec_transpose(m.turning + (q * SQUARES + 16) * 16, 16, turned + 16, 32)
-        at = ((q * (s.width // 16) + f // 16) * s.tiles + tile) * PARTS
+        vec_transpose(m.turning + q * s.turning_step, 16, turned, 32)
+        vec_transpose(m.turning + q * s.turning_step + 16 * 16, 16, turned + 16, 32)
+        at = q * s.dy_step + f // 16 * PARTS
         for i in range(16):
             unit_split(vec_load(turned + 32 * i), vec_load(turned + 32 * i + 16), m.dy_parts + at + UNIT_K * i)
 
 
-cdef void pixel_parts(const WinogradLearning* s, Py_ssize_t first, Py_ssize_t squares, Py_ssize_t tile, const PointSums* m) noexcept nogil:
+cdef void pixel_parts(const WinogradLearning* s, Py_ssize_t first, Py_ssize_t squares, const PointSums* m) noexcept nogil:
     """Up to 32 squares of x in pairs of squares, 16 channels in a tile."""
     cdef Py_ssize_t i, c, q, C = s.x.C
     cdef const real* pixels[36]
@@ -117,48 +118,41 @@ cdef void pixel_parts(const WinogradLearning* s, Py_ssize_t first, Py_ssize_t sq
             square_to_points(&s.x, pixels, c, 16, low)
             square_to_points(&s.x, later, c, 16, high)
             for q in range(36):
-                unit_split(low[q], high[q], m.x_parts + ((q * (C // 16) + c // 16) * s.tiles + tile) * PARTS + UNIT_K * i)
+                unit_split(low[q], high[q], m.x_parts + q * s.x.square_step + c // 16 * PARTS + UNIT_K * i)
 
 
-cdef inline forced_inline_void unit_add_products(const int R, const int V, Py_ssize_t tiles, const bfloat* a, const bfloat* b, real* c,
-                                                 Py_ssize_t c_row) noexcept nogil:
-    cdef Py_ssize_t k
+cdef inline forced_inline_void unit_add_product(const int R, const int V, const bfloat* a, const bfloat* b, real* c, Py_ssize_t c_row) noexcept nogil:
     unit_begin(R, V, c, c_row, True)
-    for k in range(tiles):
-        unit_step(0, R, V, a, tiles * PARTS, b, tiles * PARTS)
-        unit_step(1, R, V, a, tiles * PARTS, b, tiles * PARTS)
-        unit_step(2, R, V, a, tiles * PARTS, b, tiles * PARTS)
-        unit_step(3, R, V, a, tiles * PARTS, b, tiles * PARTS)
-        unit_step(4, R, V, a, tiles * PARTS, b, tiles * PARTS)
-        unit_step(5, R, V, a, tiles * PARTS, b, tiles * PARTS)
-        a += PARTS
-        b += PARTS
+    unit_step(0, R, V, a, PARTS, b, PARTS)
+    unit_step(1, R, V, a, PARTS, b, PARTS)
+    unit_step(2, R, V, a, PARTS, b, PARTS)
+    unit_step(3, R, V, a, PARTS, b, PARTS)
+    unit_step(4, R, V, a, PARTS, b, PARTS)
+    unit_step(5, R, V, a, PARTS, b, PARTS)
     unit_end(R, V, c, c_row)
 
 
 cdef void unit_learn_squares(const WinogradLearning* s, Py_ssize_t first, Py_ssize_t squares, Py_ssize_t f, Py_ssize_t width,
                              const PointSums* m) noexcept nogil:
-    """sums += dy^T x at the 36 points, over the squares, for filters f to f + width."""
-    cdef Py_ssize_t q, i, c, k, n, C = s.x.C
+    """sums += dy^T x at the 36 points, over up to 32 squares, for filters f to f + width."""
+    cdef Py_ssize_t q, i, c, C = s.x.C
     cdef const bfloat* a
     cdef const bfloat* b
     cdef real* to
-    for k in range(s.tiles):
-        n = max(<Py_ssize_t> 0, min(<Py_ssize_t> SQUARES, squares - SQUARES * k))
-        pixel_parts(s, first + SQUARES * k, n, k, m)
-        for i in range(0, width, 16):
-            gradient_parts(s, first + SQUARES * k, n, f + i, k, m)
+    pixel_parts(s, first, squares, m)
+    for i in range(0, width, 16):
+        gradient_parts(s, first, squares, f + i, m)
     for q in range(36):
         for i in range(0, width, 32):
-            a = m.dy_parts + (q * (s.width // 16) + i // 16) * s.tiles * PARTS
+            a = m.dy_parts + q * s.dy_step + i // 16 * PARTS
             for c in range(0, C, 32):
-                b = m.x_parts + (q * (C // 16) + c // 16) * s.tiles * PARTS
+                b = m.x_parts + q * s.x.square_step + c // 16 * PARTS
                 to = m.sums + (q * s.width + i) * C + c
                 if width - i > 16:
-                    if C - c > 16: unit_add_products(2, 2, s.tiles, a, b, to, C)
-                    else: unit_add_products(2, 1, s.tiles, a, b, to, C)
-                elif C - c > 16: unit_add_products(1, 2, s.tiles, a, b, to, C)
-                else: unit_add_products(1, 1, s.tiles, a, b, to, C)
+                    if C - c > 16: unit_add_product(2, 2, a, b, to, C)
+                    else: unit_add_product(2, 1, a, b, to, C)
+                elif C - c > 16: unit_add_product(1, 2, a, b, to, C)
+                else: unit_add_product(1, 1, a, b, to, C)
 
 
 cdef void learn_squares(const WinogradLearning* s, Py_ssize_t first, Py_ssize_t squares, Py_ssize_t f, Py_ssize_t width, const PointSums* m) noexcept nogil:
@@ -172,14 +166,14 @@ cdef void learn_squares(const WinogradLearning* s, Py_ssize_t first, Py_ssize_t 
         while j < width:
             gradient_square(s, first + i, f + j, min(<Py_ssize_t> LANES, width - j), points)
             for q in range(36):
-                vec_store(m.dy + (q * SQUARES + i) * s.width + j, points[q])
+                vec_store(m.dy + q * s.dy_step + i * s.width + j, points[q])
             j += LANES
     for q in range(36):
         for panel in range(panels_of(vectors)):
             V = panel_width(panel, vectors)
             column = panel * 2 * LANES
             columns = min(<Py_ssize_t> V * LANES, C - column)
-            stripe(V, width, squares, m.dy + q * SQUARES * s.width, 1, s.width, m.x + q * SQUARES * C + column, C,
+            stripe(V, width, squares, m.dy + q * s.dy_step, 1, s.width, m.x + q * s.x.square_step + column, C,
                    m.sums + q * s.width * C + column, C, columns - (V - 1) * LANES, True)
 
 
@@ -211,7 +205,7 @@ cdef void winograd_learn_item(const WinogradLearning* s, Py_ssize_t chunk, Py_ss
     cdef real* sums = s.sums + chunk * s.sums_size
     memset(m.sums, 0, 36 * s.width * s.x.C * sizeof(real))
     while square < last * each:
-        n = min(s.tiles * SQUARES, last * each - square)
+        n = min(<Py_ssize_t> SQUARES, last * each - square)
         if s.x.on_unit:
             unit_learn_squares(s, square, n, f, width, &m)
         else:
