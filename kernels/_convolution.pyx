@@ -4,7 +4,7 @@ import threading
 import numpy as np
 
 from cython.parallel cimport prange
-from dd2424fast.kernels._team cimport matrix_unit, team_size
+from dd2424fast.kernels._team cimport matrix_unit, team_size, winograd
 
 from dd2424fast.kernels._checks import ACTIVATIONS
 
@@ -16,6 +16,7 @@ include "column_sums.pxi"
 include "planes.pxi"
 include "windows.pxi"
 include "unit_planes.pxi"
+include "winograd.pxi"
 
 cdef enum:
     PLANE_BYTES = 768 * 1024       # of a band's planes: they stay in the second cache
@@ -180,6 +181,22 @@ cdef Product windows_product(const Geometry* g, const real* windows, const real*
     return p
 
 
+cdef inline bint is_empty(const Geometry* g) noexcept nogil:
+    """Whether every sum over pixels and channels is empty, or there is none."""
+    return g.N == 0 or g.C == 0 or g.F == 0
+
+
+cdef empty_backward(const Geometry* g, real* dy, real* dx, real* dW, real* db, bint accumulate):
+    cdef Py_ssize_t size = g.height * g.width * (g.C // g.groups) * g.F
+    with nogil:
+        if dx != NULL:
+            memset(dx, 0, g.N * g.H * g.W * g.C * sizeof(real))
+        if dW != NULL and not accumulate:
+            memset(dW, 0, size * sizeof(real))
+        if db != NULL:
+            add_rows(dy, g.N * g.rows * g.columns, g.F, db, accumulate)
+
+
 cdef multiply(const Geometry* g, real* x, real* W, real* bias, int activation, real* out, bint batched):
     cdef real* windows = x if in_order(g) else <real*> scratch(g.N * g.rows * g.columns * g.height * g.width * g.C * sizeof(real))
     cdef Product p = windows_product(g, windows, W)
@@ -215,6 +232,63 @@ cdef multiply_back(const Geometry* g, real* dy, real* x, real* W, real* dx, real
                 gather(g, dx, windows, True)
 
 
+# ---- 3 x 3 with fewer multiplications ------------------------------------------------------------------------------------
+
+cdef inline bint winograd_pays(const Geometry* g) noexcept nogil:
+    """Whether Winograd's algorithm is faster, by the benchmark of docs/kernels/convolution.md: with few channels the transforms cost
+    more than they save, as do squares that hang over the image."""
+    cdef Py_ssize_t squares = up(g.rows, 4) * up(g.columns, 4)
+    return (winograd() and g.height == 3 and g.width == 3 and g.sy == 1 and g.sx == 1 and g.dy == 1 and g.dx == 1 and g.groups == 1
+            and g.C >= 32 and g.F >= 32 and 2 * g.rows * g.columns >= 16 * squares)
+
+
+cdef by_winograd(Winograd* s, const real* W, bint back):
+    """x to padding, result, bias and activation are filled in. W: [9][C][F] of the forward pass."""
+    cdef Py_ssize_t filters, turned, zeros, size = s.C * s.F
+    cdef int part, parts
+    cdef char* memory
+    s.on_unit = MATRIX_UNIT and matrix_unit() and s.C % 32 == 0 and s.F % 16 == 0
+    s.down, s.across = up(s.rows, 4), up(s.columns, 4)
+    filters = lines_of(36 * (size * 3 * sizeof(bfloat) if s.on_unit else s.C * whole_vectors(s.F) * sizeof(real)))
+    turned = lines_of(9 * size * sizeof(real)) if back else 0
+    zeros = lines_of(whole_vectors(s.C) * sizeof(real))
+    s.thread_bytes = lines_of(36 * SQUARES * (SQUARE_ROW * sizeof(real) + s.C * (3 * sizeof(bfloat) if s.on_unit else sizeof(real))))
+    parts = <int> min(<Py_ssize_t> team_size(8.0 * s.N * s.rows * s.columns * size, 2e6), up(s.N * s.down * s.across, SQUARES))
+    memory = scratch(filters + turned + zeros + parts * s.thread_bytes)
+    s.filters, s.filter_parts = <real*> memory, <bfloat*> memory
+    s.zeros = <real*> (memory + filters + turned)
+    s.memory = memory + filters + turned + zeros
+    with nogil:
+        memset(memory + filters + turned, 0, zeros)
+        if back:
+            turn_filters(W, s.F, s.C, <real*> (memory + filters))
+            W = <real*> (memory + filters)
+        if parts == 1:
+            transform_filters(s, W, 0, 1)
+            winograd_share(s, 0, 1)
+        else:
+            for part in prange(parts, num_threads=parts, schedule="static", chunksize=1):
+                transform_filters(s, W, part, parts)
+            for part in prange(parts, num_threads=parts, schedule="static", chunksize=1):
+                winograd_share(s, part, parts)
+
+
+cdef winograd_forward(const Geometry* g, real* x, real* W, real* bias, int activation, real* out):
+    cdef Winograd s
+    s.x, s.y, s.slope = x, NULL, IDENTITY
+    s.N, s.H, s.W, s.C, s.py, s.px = g.N, g.H, g.W, g.C, g.py, g.px
+    s.rows, s.columns, s.F, s.result, s.bias, s.activation = g.rows, g.columns, g.F, out, bias, activation
+    by_winograd(&s, W, False)
+
+
+cdef winograd_backward(const Geometry* g, real* dy, real* W, real* dx):
+    cdef Winograd s
+    s.x, s.y, s.slope = dy, NULL, IDENTITY
+    s.N, s.H, s.W, s.C, s.py, s.px = g.N, g.rows, g.columns, g.F, 2 - g.py, 2 - g.px
+    s.rows, s.columns, s.F, s.result, s.bias, s.activation = g.H, g.W, g.C, dx, NULL, IDENTITY
+    by_winograd(&s, W, True)
+
+
 def conv2d_forward(
     cnp.ndarray x, cnp.ndarray W, b, tuple stride, tuple padding, tuple dilation, Py_ssize_t groups, activation, scale, cnp.ndarray out,
     bint batched):
@@ -222,13 +296,21 @@ def conv2d_forward(
     cdef Job s
     if scale is not None:
         W = W * scale
-    if is_product(&g):
-        multiply(&g, data(x), data(W), NULL if b is None else data(b), ACTIVATIONS[activation], data(out), batched)
-        return out
     s.source = source_of(data(x), g.H, g.W, g.C)
     s.result = data(out)
     s.bias = NULL if b is None else data(b)
     s.activation = ACTIVATIONS[activation]
+    if is_empty(&g):
+        out[...] = 0
+        with nogil:
+            finish(s.activation, s.result, g.F, g.N * g.rows * g.columns, g.F, s.bias)
+        return out
+    if is_product(&g):
+        multiply(&g, data(x), data(W), NULL if b is None else data(b), ACTIVATIONS[activation], data(out), batched)
+        return out
+    if winograd_pays(&g):
+        winograd_forward(&g, data(x), data(W), NULL if b is None else data(b), ACTIVATIONS[activation], data(out))
+        return out
     s.plan.w, s.plan.w_tap, s.plan.w_row, s.plan.w_step = data(W), g.C // g.groups * g.F, g.F, 1
     s.plan.w_group = g.F // g.groups
     convolve(&s, &g, False)
@@ -241,13 +323,19 @@ def conv2d_backward(
     cdef Geometry g = geometry_of(x, W, stride, padding, dilation, groups)
     cdef Source gradient = source_of(data(dy), g.rows, g.columns, g.F)
     cdef Job s
+    if is_empty(&g):
+        empty_backward(&g, data(dy), NULL if dx is None else data(dx), NULL if dW is None else data(dW), NULL if db is None else data(db),
+                       accumulate)
+        return dx, dW, db
     if is_product(&g):
         multiply_back(&g, data(dy), data(x), data(W), NULL if dx is None else data(dx), NULL if dW is None else data(dW),
                       NULL if db is None else data(db), accumulate)
         return dx, dW, db
     if need_dW:
         learn(&g, source_of(data(x), g.H, g.W, g.C), gradient, data(dW), NULL if db is None else data(db), accumulate)
-    if need_dx:
+    if need_dx and winograd_pays(&g):
+        winograd_backward(&g, data(dy), data(W), data(dx))
+    elif need_dx:
         s.source = gradient
         s.result = data(dx)
         s.bias, s.activation = NULL, IDENTITY

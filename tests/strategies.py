@@ -237,7 +237,9 @@ def _norm_backward(m, N, C, statistics):
 
 def _batch_norm_backward(m):
     N, C = m.size(2), m.size()
-    return {**_norm_backward(m, N, C, C), "frozen": m.number(True, False)}
+    activation = m.number(*ACTIVATIONS)
+    beta = m.maybe(m.real, C) if activation == "identity" else m.real(C)
+    return {**_norm_backward(m, N, C, C), "frozen": m.number(True, False), "beta": beta, "activation": activation}
 
 
 def _layer_norm_forward(m):
