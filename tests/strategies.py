@@ -321,15 +321,22 @@ def _global_norm(m):
 def _augment_images(m):
     N, H, W, C = m.size(), m.number(1, 4, 7), m.number(1, 4, 7), m.number(1, 3)
     images = m.rng.integers(0, 256, (N, H, W, C)).astype(m.number("uint8", "float32", "float64"))
+    mean, std = m.number((None, None), (120.0, 60.0), (np.linspace(90, 110, C), np.linspace(50, 60, C)))
+    floats = images.dtype if images.dtype != "uint8" else m.number("float32", "float64")
     return dict(
-        images=laid_out(images, m.number("C", "fortran", "strided")),  # Numba compiles anew for read-only arrays
+        images=laid_out(images, m.number("C", "fortran", "strided")),
         key=_key(m),
         flip=m.number(0.0, 0.5, 1.0),
         shift=m.number(0, 1),
-        noise=m.number(0.0, 3.0),
+        cutout=m.number(0, 1),
+        contrast=m.number(0.0, 0.5),
         brightness=m.number(0.0, 9.0),
+        noise=m.number(0.0, 3.0) if images.dtype != "uint8" else 0.0,  # rounding apart might end a unit apart
         fill=7,
-        out=m.out(N, H, W, C, dtype=images.dtype),
+        mean=mean,
+        std=std,
+        mix=m.number(1.0, 0.3),
+        out=m.out(N, H, W, C, dtype=images.dtype if mean is None else floats),
     )
 
 
