@@ -81,6 +81,10 @@ class Maker:
         dtype = self.draw(st.sampled_from([np.int64, np.int32, np.uint8]))
         return self.layout(self.rng.integers(0, K, N).astype(dtype))
 
+    def distributions(self, N, K):
+        rows = self.rng.uniform(0, 1, (N, K))
+        return self.layout((rows / rows.sum(axis=1, keepdims=True)).astype(self.dtype))
+
     def out(self, *shape, dtype=None):
         return np.full(shape, 77, dtype or self.dtype) if self.draw(st.booleans()) else None
 
@@ -160,7 +164,7 @@ def _softmax_cross_entropy(m):
     N, K = m.size(1), m.size(2)
     return dict(
         logits=m.real(N, K),
-        labels=m.labels(N, K),
+        labels=m.number(m.labels(N, K), m.distributions(N, K)),
         label_smoothing=m.number(0.0, 0.1, 1.0),
         smoothing=m.number("uniform", "others"),
         class_weight=m.maybe(m.uniform, 0.1, 2, K),
