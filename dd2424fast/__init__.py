@@ -7,6 +7,7 @@ import importlib
 
 _MODULES = {
     "bench", "callbacks", "cli", "data", "kernels", "losses", "metrics", "models", "nn", "optim", "plots", "schedules",
+    "transfer",
 }  # fmt: skip
 _NAMES = {
     "Batch": "batches",

@@ -34,6 +34,7 @@ class Callback(Configured):
 
     last_update = None
     order = 0
+    unfreezes = False  # whether it lets parameters be trained that are frozen when the fit begins
 
     def fit_begins(self, trainer):
         """Called once, before the first update."""
@@ -331,6 +332,53 @@ class Checkpoint(Callback):
     def _save(self, trainer):
         # trainer.save_checkpoint runs inside the epoch: the counters tell where to go on.
         trainer.save_checkpoint(self.path)
+
+
+class GradualUnfreezing(Callback):
+    """Train a network's last layers first, then those before them too, group by group (Howard and Ruder 2018,
+    arXiv:1801.06146, section 3.3).
+
+    All groups but the first are frozen when the fit begins. Parameters of no group stay as they are.
+
+    Parameters
+    ----------
+    groups : sequence of str or of tuples of str
+        Names of layers, or several that belong together, as `Module.freeze` takes them; the first is trained at once,
+        so that one begins with the head.
+    every : int
+        Epochs until the next group joins in.
+    """
+
+    unfreezes = True
+
+    def __init__(self, groups, every=1):
+        if isinstance(groups, str) or not np.iterable(groups) or not len(groups):
+            raise TypeError(f"groups: expected names of layers such as ('fc', 'layer4'), got {groups!r}")
+        self.groups = tuple((group,) if isinstance(group, str) else tuple(group) for group in groups)
+        self.every = positive_integer("every", every)
+        self.begun = None  # the fit's first epoch
+
+    def fit_begins(self, trainer):
+        if self.begun is None:
+            self.begun = trainer.epoch
+        self._apply(trainer)
+
+    def epoch_ends(self, trainer, row):
+        self._apply(trainer)
+
+    def fit_ends(self, trainer):
+        if trainer.stop_reason != "interrupted":  # the next fit begins anew
+            self.begun = None
+
+    def _apply(self, trainer):
+        # The later groups first: one of them may hold a layer of an earlier one, as "" does.
+        trained = 1 + (trainer.epoch - self.begun) // self.every
+        for i in reversed(range(len(self.groups))):
+            for prefix in self.groups[i]:
+                (trainer.model.unfreeze if i < trained else trainer.model.freeze)(prefix)
+
+    def state(self):
+        return {"begun": self.begun}
 
 
 class SampleText(Callback):

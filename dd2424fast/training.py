@@ -317,7 +317,7 @@ class Trainer(Configured):
                 raise TypeError(f"callbacks[{i}]: expected a Callback, got {type(callback).__name__}")
         sequences = self.model.takes_lengths
         batches = Batches(
-            train, batch_size, self.seed if shuffle else None, True, self._fewest_rows(), "train", sequences
+            train, batch_size, self.seed if shuffle else None, True, self._fewest_rows(callbacks), "train", sequences
         )
         if validation is None and batches.corpus is not None and len(batches.corpus.validation) > 1:
             validation = batches.corpus
@@ -344,9 +344,11 @@ class Trainer(Configured):
                     callback.fit_ends(self)
         return self.history
 
-    def _fewest_rows(self):
-        normalised = any(isinstance(module, BatchNorm) and not module.frozen for _, module in self.model.modules())
-        return 2 if normalised else 1
+    def _fewest_rows(self, callbacks):
+        """Of a batch: a batch normalisation that is trained, or will be, has no variance of one row."""
+        thaw = any(callback.unfreezes for callback in callbacks)
+        norms = (module for _, module in self.model.modules() if isinstance(module, BatchNorm))
+        return 2 if any(thaw or not norm.frozen for norm in norms) else 1
 
     def _one_epoch(self, batches, validation, callbacks, augment, report):
         started = time.perf_counter()

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from ..configuration import Configured, array_of, integer_in, positive_integer
+from ..configuration import Configured, array_of, integer_in, positive_integer, real_in, suggestion
 
 # Pseudo-random streams under one seed: what is drawn for one purpose never repeats what is drawn for another.
 INITIAL_WEIGHTS, DROPOUT, SHUFFLE, AUGMENTATION, GENERATION, CELL_NOISE = range(6)
@@ -319,6 +319,43 @@ class Module(Configured):
             module._place = max(i - 1, 0)
         Parameter.changes += 1
 
+    edited = False  # whether its constructor's arguments no longer describe it
+
+    def replace(self, path, layer):
+        """Put another layer in the place of the one at `path`, such as "fc" or "layer1.0". The flat vectors are laid
+        anew, so an optimizer that trained the old ones must be made anew too."""
+        if not isinstance(layer, Module):
+            raise TypeError(f"layer: expected a Module, got {type(layer).__name__}")
+        if any(layer is module for _, module in self.modules()):
+            raise ValueError("layer: it is in this model already; make a second one")
+        modules = dict(self.modules())
+        if not path or path not in modules:
+            layers = ", ".join(self.children()) or "no layers"
+            raise ValueError(f"path: there is no layer {path!r}{suggestion(str(path), modules)}; there are {layers}")
+        for _, module in layer.modules():
+            module._convert(self.dtype)
+        owner, _, name = path.rpartition(".")
+        modules[owner]._put(name, layer)
+        while owner:
+            modules[owner].edited = True
+            owner = owner.rpartition(".")[0]
+        self.edited = True
+        self._forget()
+        self.join()
+
+    def _put(self, name, layer):
+        """Make `layer` the child of this name."""
+        setattr(self, name, layer)
+
+    def _convert(self, dtype):
+        """Give this module, not yet joined, another dtype."""
+        self.dtype = np.dtype(dtype)
+        self._forget()
+        for parameter in self._own.values():
+            parameter.value = parameter.value.astype(dtype)
+            parameter.gradient = parameter.gradient.astype(dtype)
+        self._own_buffers = {name: buffer.astype(dtype) for name, buffer in self._own_buffers.items()}
+
     def check_joined(self):
         """Raise ValueError where a parameter is no view of the flat vector, so that training would not reach it."""
         start, item = self.parameters.ctypes.data, self.dtype.itemsize
@@ -383,17 +420,48 @@ class Module(Configured):
         return self._set_trainable(prefix, True)
 
     def _set_trainable(self, prefix, trainable):
-        chosen = [
-            p
-            for path, p in self.named_parameters()
-            if path == prefix or path.startswith(f"{prefix}." if prefix else "")
-        ]
-        if not chosen:
-            paths = ", ".join(path for path, _ in self.named_parameters())
-            raise ValueError(f"prefix: no parameter's path starts with {prefix!r}; there are {paths}")
+        chosen = self._parameters_at("prefix", prefix)
         for parameter in chosen:
             parameter.trainable = trainable
         return sum(parameter.value.size for parameter in chosen)
+
+    def set_rates(self, rates):
+        """Give the parameters of some layers learning rates of their own, as factors on the optimizer's or schedule's.
+
+        Parameters
+        ----------
+        rates : mapping from prefix to float
+            Prefixes of paths, as for `freeze`; "" is all. Where two of them hold for a parameter, the later one counts:
+            `{"": 0.1, "fc": 1.0}`. A factor of 0 still computes the gradient; `freeze` saves that too.
+        """
+        if not isinstance(rates, Mapping):
+            raise TypeError(f"rates: expected a mapping from prefix to factor, got {type(rates).__name__}")
+        rates = {
+            prefix: real_in(f"rates[{prefix!r}]", rate, 0, np.inf, include_high=False) for prefix, rate in rates.items()
+        }
+        chosen = {prefix: self._parameters_at("rates", prefix) for prefix in rates}  # all, before any is changed
+        for prefix, rate in rates.items():
+            for parameter in chosen[prefix]:
+                parameter.rate = rate
+
+    def _parameters_at(self, name, prefix):
+        """The parameters whose path starts with `prefix`; `name` is what the caller calls it, for the error."""
+        if not isinstance(prefix, str):
+            raise TypeError(f"{name}: expected the name of a layer such as '0' or 'layer1', got {prefix!r}")
+        paths = dict(self.named_parameters())
+        chosen = [
+            parameter
+            for path, parameter in paths.items()
+            if not prefix or path == prefix or path.startswith(f"{prefix}.")
+        ]
+        if not chosen:
+            known = {path.rpartition(".")[0] or path for path in paths}
+            layers = ", ".join(dict.fromkeys(path.partition(".")[0] for path in paths))
+            raise ValueError(
+                f"{name}: no parameter's path starts with {prefix!r}{suggestion(prefix, known)}; "
+                f"there are {layers or 'no parameters'}"
+            )
+        return chosen
 
     # ---- running ---------------------------------------------------------------------------------------------------
 

@@ -1,7 +1,5 @@
 """Layers one after the other."""
 
-import numpy as np
-
 from .layers import _Elementwise
 from .module import Module
 
@@ -35,7 +33,7 @@ class Sequential(Module):
         super().__init__(dtype=dtype, seed=seed)
         self.layers = tuple(layers)  # replace one by `model[i] = layer`, which lays the flat vectors anew
         for _, module in self.modules():
-            _convert(module, self.dtype)
+            module._convert(self.dtype)
         if seed is not None:
             self._initialise(seed)
         self.join()
@@ -50,23 +48,30 @@ class Sequential(Module):
         return iter(self.layers)
 
     def __getitem__(self, i):
-        return self.layers[i]
+        """The layer at a place; of a slice, a Sequential of these layers whose flat vectors are slices of this one's:
+        training it trains them here."""
+        return self._part(*i.indices(len(self))) if isinstance(i, slice) else self.layers[i]
+
+    def _part(self, start, stop, step):
+        if step != 1:
+            raise ValueError(f"i: expected layers that follow each other, got a step of {step}")
+        before = [module for layer in self.layers[:start] for _, module in layer.modules()]
+        part = Sequential.__new__(Sequential, *self.layers[start:stop])
+        Module.__init__(part, dtype=self.dtype)
+        part.layers = self.layers[start:stop]
+        vectors = self.parameters, self.gradients, self.buffers
+        first = sum(parameter.value.size for module in before for parameter in module._own.values())
+        part._assign(*vectors, first, sum(buffer.size for module in before for buffer in module._own_buffers.values()))
+        return part
 
     def __setitem__(self, i, layer):
         """Replace a layer; the flat vectors are laid anew, so an optimizer that trained the old ones must be made
         anew too."""
-        if not isinstance(layer, Module):
-            raise TypeError(f"layer: expected a Module, got {type(layer).__name__}")
-        for _, module in layer.modules():
-            _convert(module, self.dtype)
-        if any(layer is module for _, module in self.modules()):
-            raise ValueError("layer: it is in this model already; make a second one")
-        layers = list(self.layers)
-        layers[i] = layer
-        self.layers = tuple(layers)
-        self.edited = True  # its constructor's arguments no longer describe it: a file lists the layers instead
-        self._forget()
-        self.join()
+        self.replace(list(self.children())[i], layer)
+
+    def _put(self, name, layer):
+        i = list(self.children()).index(name)
+        self.layers = (*self.layers[:i], layer, *self.layers[i + 1 :])
 
     def _joined(self):
         self._stages = []
@@ -93,13 +98,3 @@ class Sequential(Module):
         for layer, _ in reversed(self._stages):
             dy = layer._backward(dy, work, need_dx or layer is not first)
         return dy
-
-
-def _convert(module, dtype):
-    """Give a module, not yet joined, another dtype."""
-    module.dtype = np.dtype(dtype)
-    module._forget()
-    for parameter in module._own.values():
-        parameter.value = parameter.value.astype(dtype)
-        parameter.gradient = parameter.gradient.astype(dtype)
-    module._own_buffers = {name: buffer.astype(dtype) for name, buffer in module._own_buffers.items()}
