@@ -36,13 +36,10 @@ class RangeTest:
 
     @property
     def suggestion(self):
-        """The rate at which the smoothed loss falls fastest against the logarithm of the rate, before its lowest
-        point; None where it never falls."""
-        lowest = int(np.argmin(self.smoothed)) if self.smoothed.size else 0
-        if lowest < 2:
-            return None
-        slope = np.gradient(self.smoothed, np.log(self.rates))[: lowest + 1]
-        return float(self.rates[slope.argmin()])
+        """A tenth of the rate at which the smoothed loss is lowest, where it still falls well, as fastai has it; None
+        where the loss never falls."""
+        lowest = int(np.argmin(self.smoothed))
+        return float(self.rates[lowest] / 10) if lowest else None
 
     def plot(self, path=None):
         """Draw the losses against the rate; see `plots.range_test`."""
@@ -62,7 +59,7 @@ def range_test(trainer, train, low, high, updates, batch_size, augment):
         raise TypeError(f"augment: expected a function of (x, key), got {type(augment).__name__}")
     rates = np.geomspace(low, high, updates)
     batches = Batches(
-        train, batch_size, trainer.seed, True, trainer._fewest_rows(), "train", trainer.model.takes_lengths
+        train, batch_size, trainer.seed, True, trainer._fewest_rows(()), "train", trainer.model.takes_lengths
     )
     losses, smoothed, mean = [], [], 0.0
     with _as_it_was(trainer):

@@ -421,7 +421,7 @@ class Trainer(Configured):
         Returns
         -------
         RangeTest
-            Its `suggestion` is a rate to begin with, its `plot(path)` a picture.
+            Its `suggestion` is a rate to train with, its `plot(path)` a picture.
 
         References
         ----------

@@ -159,6 +159,6 @@ def _channels(name, value):
     if value is None:
         return None
     numbers = array_of(name, value)
-    if numbers.dtype.kind not in "fiu" or numbers.ndim > 1 or not np.isfinite(numbers).all():
+    if numbers.dtype.kind not in "fiu" or numbers.ndim > 1 or not numbers.size or not np.isfinite(numbers).all():
         raise ValueError(f"{name}: expected a finite number, or one for each channel, got {value!r}")
     return numbers.astype(np.float64)
