@@ -69,6 +69,8 @@ class Augment(Configured):
         self.noise = real_in("noise", noise, 0, math.inf, include_high=False)
         self.mixup = real_in("mixup", mixup, 0, math.inf, include_high=False)
         self.mean, self.std = _channels("mean", mean), _channels("std", std)
+        if self.std is not None and not np.all(self.std > 0):
+            raise ValueError(f"std: expected numbers above 0, got {std!r}")
         self.fill = _channels("fill", fill)
         if image is not None:
             if not isinstance(image, tuple | list) or len(image) != 3:
