@@ -581,7 +581,7 @@ CONSTRUCTORS = [
     (dd.callbacks.WeightAverage, dict(decay=0.9)),
     (dd.callbacks.Snapshots, dict(keep=2)),
     (dd.data.Augment, dict(flip=0.5, shift=1, cutout=1, contrast=0.5, brightness=1.0, noise=1.0, mixup=0.2)),
-    (dd.data.Augment, dict(mean=[1, 2, 3], std=2.0, fill=0.5, image=(2, 3, 1))),
+    (dd.data.Augment, dict(mean=[1, 2, 3], std=2.0, fill=[0.5], image=(2, 3, 1))),
     (dd.data.Standardizer, dict(axis=0, dtype="float32")),
     (dd.data.train_validation_split, dict(x=np.eye(8), y=[0, 1] * 4, validation=0.5, seed=1)),
     (
