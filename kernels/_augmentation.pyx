@@ -101,8 +101,9 @@ def augment_images(
     p.images, p.out = <const char*> cnp.PyArray_DATA(images), <char*> cnp.PyArray_DATA(out)
     filling = np.tile(fill, p.W)
     p.fill = <const char*> cnp.PyArray_DATA(filling)
-    p.mean = NULL if mean is None else <const double*> cnp.PyArray_DATA(<cnp.ndarray> mean)
-    p.std = NULL if std is None else <const double*> cnp.PyArray_DATA(<cnp.ndarray> std)
+    p.mean = p.std = NULL
+    if mean is not None:
+        p.mean, p.std = <const double*> cnp.PyArray_DATA(<cnp.ndarray> mean), <const double*> cnp.PyArray_DATA(<cnp.ndarray> std)
     p.key = key
     philox_keys(key, p.keys)
     p.flip = <uint64_t> (flip * 4294967296.0 + 0.5)

@@ -123,6 +123,27 @@ def test_hidden_classes_can_be_told_from_what_is_left(images):
     assert history["accuracy"][-1] > 0.9
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_rows_of_probabilities_are_labels_where_they_are_certain(images, dtype):
+    x, y = images
+    model = dd.nn.Sequential(dd.nn.Flatten(), dd.nn.Linear(90, 4), dtype=dtype, seed=1)
+    trainer = dd.Trainer(model, dd.optim.SGD(1e-4), dd.losses.CrossEntropy(0.1))
+    sure = np.eye(4, dtype="float32")[y]
+    assert trainer.evaluate((x, sure), batch_size=12) == pytest.approx(
+        trainer.evaluate((x, y), batch_size=12), rel=1e-6
+    )
+    weight = np.random.default_rng(1).uniform(0, 2, 40)
+    twin = dd.Trainer(dd.nn.Sequential(dd.nn.Flatten(), dd.nn.Linear(90, 4), dtype=dtype, seed=1), dd.optim.SGD(1e-4))
+    trainer.loss = twin.loss
+    for _ in range(3):
+        expected = twin.step(x, y, sample_weight=weight)
+        assert trainer.step(x, sure, sample_weight=weight) == pytest.approx(expected, rel=1e-5)
+    weights = trainer.loss.weight_of(sure, weight), trainer.loss.weight_of(sure, None)
+    assert weights == (pytest.approx(weight.sum()), 40.0)
+    with pytest.raises(ValueError, match="labels: expected integers, or rows of probabilities"):
+        trainer.step(x, sure * 2)
+
+
 def test_it_is_configured():
     augment = Augment(flip=True, mean=[1, 2, 3], std=4)
     assert repr(augment) == "Augment(flip=True, mean=[1, 2, 3], std=4)"
