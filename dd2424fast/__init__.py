@@ -11,6 +11,7 @@ _MODULES = {
 }  # fmt: skip
 _NAMES = {
     "Batch": "batches",
+    "Ensemble": "ensembles",
     "Trainer": "training",
     "TrainingDiverged": "training",
     "History": "history",
@@ -25,6 +26,7 @@ _NAMES = {
     "generate": "generation",
     "gradcheck": "gradients",
     "gradient_flow": "monitors",
+    "predict_proba": "ensembles",
     "profile": "profiling",
 }
 

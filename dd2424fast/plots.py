@@ -76,6 +76,19 @@ def gradient_flow_history(callback, path=None):
     return _written(figure, path)
 
 
+def range_test(report, path=None):
+    """Draw the losses of a `RangeTest` against the learning rate, and its suggestion; see `Trainer.find_lr`. Returns
+    the Figure."""
+    figure, axes = _figure()
+    axes.plot(report.rates, report.losses, color="C0", alpha=0.25, linewidth=0.8)
+    axes.plot(report.rates, report.smoothed, color="C0", label="loss, smoothed")
+    if report.suggestion is not None:
+        axes.axvline(report.suggestion, color="C1", linestyle="--", label=f"suggestion {report.suggestion:.3g}")
+    axes.set(xlabel="learning rate", ylabel="loss", xscale="log")
+    axes.legend()
+    return _written(figure, path)
+
+
 @dataclass
 class TemperatureSweep:
     """What a model says at several temperatures.

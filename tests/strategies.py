@@ -81,6 +81,10 @@ class Maker:
         dtype = self.draw(st.sampled_from([np.int64, np.int32, np.uint8]))
         return self.layout(self.rng.integers(0, K, N).astype(dtype))
 
+    def distributions(self, N, K):
+        rows = self.rng.uniform(0, 1, (N, K))
+        return self.layout((rows / rows.sum(axis=1, keepdims=True)).astype(self.dtype))
+
     def out(self, *shape, dtype=None):
         return np.full(shape, 77, dtype or self.dtype) if self.draw(st.booleans()) else None
 
@@ -160,7 +164,7 @@ def _softmax_cross_entropy(m):
     N, K = m.size(1), m.size(2)
     return dict(
         logits=m.real(N, K),
-        labels=m.labels(N, K),
+        labels=m.number(m.labels(N, K), m.distributions(N, K)),
         label_smoothing=m.number(0.0, 0.1, 1.0),
         smoothing=m.number("uniform", "others"),
         class_weight=m.maybe(m.uniform, 0.1, 2, K),
@@ -321,15 +325,22 @@ def _global_norm(m):
 def _augment_images(m):
     N, H, W, C = m.size(), m.number(1, 4, 7), m.number(1, 4, 7), m.number(1, 3)
     images = m.rng.integers(0, 256, (N, H, W, C)).astype(m.number("uint8", "float32", "float64"))
+    mean, std = m.number((None, None), (120.0, 60.0), (np.linspace(90, 110, C), np.linspace(50, 60, C)))
+    floats = images.dtype if images.dtype != "uint8" else m.number("float32", "float64")
     return dict(
-        images=laid_out(images, m.number("C", "fortran", "strided")),  # Numba compiles anew for read-only arrays
+        images=laid_out(images, m.number("C", "fortran", "strided")),
         key=_key(m),
         flip=m.number(0.0, 0.5, 1.0),
         shift=m.number(0, 1),
-        noise=m.number(0.0, 3.0),
+        cutout=m.number(0, 1),
+        contrast=m.number(0.0, 0.5),
         brightness=m.number(0.0, 9.0),
+        noise=m.number(0.0, 3.0) if images.dtype != "uint8" else 0.0,  # rounding apart might end a unit apart
         fill=7,
-        out=m.out(N, H, W, C, dtype=images.dtype),
+        mean=mean,
+        std=std,
+        mix=m.number(1.0, 0.3),
+        out=m.out(N, H, W, C, dtype=images.dtype if mean is None else floats),
     )
 
 

@@ -342,8 +342,10 @@ def _scatter_rows(rng, dtype, R, V, D):
 
 
 def _images(rng, dtype, N, H, W, C):
-    images = rng.integers(0, 256, (N, H, W, C), dtype=np.uint8)
-    return images, _kernels().stream_key(0, 0, 0), 0.5, 4, 0.0, 0.1, 0, np.zeros_like(images)
+    """Images flipped, shifted, cut and standardised."""
+    images, mean = rng.integers(0, 256, (N, H, W, C), dtype=np.uint8), np.full(C, 120.0)
+    key, out = _kernels().stream_key(0, 0, 0), np.zeros(images.shape, dtype)
+    return images, key, 0.5, 4, 8, 0.0, 0.0, 0.0, 0, mean, mean / 2, 1.0, out
 
 
 def _kernels():
