@@ -42,7 +42,6 @@ image_options = training.together(
     click.option("--noise", type=training.POSITIVE, help="Its deviation, in standard deviations of the pixels."),
     click.option("--mixup", type=training.POSITIVE, metavar="ALPHA", help="Mix pairs of images by Beta(ALPHA, ALPHA)."),
     click.option("--ema", type=training.SHARE, metavar="DECAY", help="Keep the moving average of the weights."),
-    click.option("--flip-test", is_flag=True, help="Test each image with its mirror image, by their mean."),
     click.option("--validation", type=training.FRACTION, help="Hold out this fraction of the training images."),
     training.patience_option,
     click.option(
@@ -61,6 +60,11 @@ RESULT = """Test loss and accuracy go to standard output. After Ctrl-C or SIGTER
 as they are."""
 
 
+flip_test_option = click.option(
+    "--flip-test", is_flag=True, help="Test each image with its mirror image, by their mean."
+)
+
+
 def hidden_option(default):
     return click.option(
         "--hidden", type=Numbers(), default=default, show_default=True, help="Sizes of the hidden layers."
@@ -76,7 +80,8 @@ def network(examples, *options, rows=False):
             _train(SimpleNamespace(kind=build.__name__, **given), build, rows)
 
         train.__name__, train.__doc__ = build.__name__, f"{build.__doc__}\n\n{NORMALISED[rows]} {RESULT}"
-        return command(examples)(training.together(*options, image_options)(train))
+        mirror = () if rows else (flip_test_option,)
+        return command(examples)(training.together(*options, *mirror, image_options)(train))
 
     return make
 
@@ -204,7 +209,7 @@ def _train(o, build, rows):
     )  # fmt: skip
     if trainer.stop_reason:
         say(trainer.stop_reason)
-    test = trainer.evaluate((standardizer.transform(data.x_test), data.y_test), flip=o.flip_test)
+    test = trainer.evaluate((standardizer.transform(data.x_test), data.y_test), flip=getattr(o, "flip_test", False))
     _print_result(o, data, trainer, test)
 
 
