@@ -25,6 +25,16 @@ def check_activation_backward(dy, saved, activation, out=None):
     return gradient, kept, activation, _result(out, gradient, "dy", dy, "saved", kept)
 
 
+def check_residual_add_forward(x, skip, activation="identity", out=None):
+    cdef cnp.ndarray a = _real("x", x, None)
+    cdef cnp.ndarray b = _real("skip", skip, a)
+    if type(activation) is not str or activation not in KNOWN or activation == "gelu":
+        check_activation(activation, True)
+    if out is not None and out is skip:
+        return a, b, activation, _result(out, b, "skip", skip, "x", a)
+    return a, b, activation, _result(out, a, "x", x, "skip", b)
+
+
 cdef inline bint _alike(cnp.ndarray a, cnp.ndarray b) noexcept:
     """Of one dtype and shape."""
     cdef int i

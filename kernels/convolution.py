@@ -249,10 +249,10 @@ def _flops(pixels, W):
     return 2 * pixels.shape[0] * pixels.shape[1] * pixels.shape[2] * W.size
 
 
-conv2d_forward = Kernel(conv2d_forward, conv2d_forward, _check_forward, flops=lambda x, W, *rest: _flops(rest[-2], W))
+conv2d_forward = Kernel(conv2d_forward, "convolution", _check_forward, flops=lambda x, W, *rest: _flops(rest[-2], W))
 conv2d_backward = Kernel(
     conv2d_backward,
-    conv2d_backward,
+    "convolution",
     _check_backward,
     flops=lambda dy, x, W, *rest: _flops(dy, W) * (int(rest[-4]) + int(rest[-1])),
 )

@@ -48,6 +48,29 @@ ALWAYS_INLINE void unit_split(vec x, vec y, bfloat *to) {
     }
 }
 
+/* n numbers as the parts of numbers in the same order, each part in a plane of its own, `next` apart. */
+static void unit_cut(const real *from, ptrdiff_t n, bfloat *to, ptrdiff_t next) {
+    const bits half = (bits){0} + 0x8000, upper = (bits){0} + (int32_t)0xffff0000;
+    static const uint16_t odd[32] = {1,  3,  5,  7,  9,  11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31,
+                                     33, 35, 37, 39, 41, 43, 45, 47, 49, 51, 53, 55, 57, 59, 61, 63};
+    const __m512i upper_halves = _mm512_loadu_si512(odd);
+    for (ptrdiff_t i = 0; i < n; i += 32) {
+        const ptrdiff_t left = n - i;
+        vec x, y;
+        if (left >= 32) x = vec_load(from + i), y = vec_load(from + i + 16);
+        else x = vec_load_part(from + i, left < 16 ? left : 16), y = vec_load_part(from + i + 16, left < 16 ? 0 : left - 16);
+        for (int part = 0; part < 3; part++) {
+            bits a = (bits)x, b = (bits)y;
+            if (part < 2) a += half, b += half;
+            const __m512i both = _mm512_permutex2var_epi16((__m512i)a, upper_halves, (__m512i)b);
+            if (left >= 32) _mm512_storeu_si512(to + part * next + i, both);
+            else _mm512_mask_storeu_epi16(to + part * next + i, (__mmask32)((1ull << left) - 1), both);
+            x = x - (vec)(a & upper);
+            y = y - (vec)(b & upper);
+        }
+    }
+}
+
 /* Eight tiles of rows of 64 bytes, for blocks of 1 to 32 rows of A: the unit's time is that of the rows that are there. Whatever the
    tiles held is gone. */
 static void unit_layout(int rows) {
@@ -61,6 +84,7 @@ static void unit_layout(int rows) {
         layout.row_bytes[tile] = 64;
         layout.rows[tile] = tile == 0 || tile == 1 || tile == 4 ? first : tile == 2 || tile == 3 || tile == 5 ? second : 16;
     }
+    __asm__ volatile("" ::"m"(layout)); /* GCC 12 believes that _tile_loadconfig reads 8 bytes of it */
     _tile_loadconfig(&layout);
 }
 ALWAYS_INLINE void unit_close(void) { _tile_release(); }
@@ -81,15 +105,15 @@ ALWAYS_INLINE void unit_close(void) { _tile_release(); }
     if (R == 2) _tile_dpbf16ps(2, 5, 6); \
     if (R == 2 && V == 2) _tile_dpbf16ps(3, 5, 7)
 #define UNIT_A(part) \
-    _tile_loadd(4, a + part * PART, 64); \
-    if (R == 2) _tile_loadd(5, a + a_next + part * PART, 64)
+    _tile_loadd(4, a + part * a_part, a_row); \
+    if (R == 2) _tile_loadd(5, a + a_next + part * a_part, a_row)
 #define UNIT_B(part) \
     _tile_loadd(6, b + part * PART, 64); \
     if (V == 2) _tile_loadd(7, b + b_next + part * PART, 64)
 
 /* C[R x 16, V x 16] (+)= A B is begun, carried on over one tile of k in six steps, one for each pair of parts, and ended; a_next,
-   b_next: distance of the second row of A's tiles and of the second column of B's. Between the steps the vectors are free: 60
-   instructions there cost nothing. */
+   b_next: distance of the second row of A's tiles and of the second column of B's. A's tiles may also lie in three planes, a_part
+   apart, their rows a_row bytes apart and anywhere. Between the steps the vectors are free: 60 instructions there cost nothing. */
 ALWAYS_INLINE void unit_begin(const int R, const int V, const real *c, ptrdiff_t c_row, int accumulate) {
     const ptrdiff_t row_bytes = c_row * (ptrdiff_t)sizeof(real);
     if (!accumulate) {
@@ -106,8 +130,8 @@ ALWAYS_INLINE void unit_begin(const int R, const int V, const real *c, ptrdiff_t
     if (R == 2 && V == 2) _tile_loadd(3, c + 16 * c_row + 16, row_bytes);
 }
 
-ALWAYS_INLINE void unit_step(const int sixth, const int R, const int V, const bfloat *a, ptrdiff_t a_next, const bfloat *b,
-                             ptrdiff_t b_next) {
+ALWAYS_INLINE void unit_step_in_planes(const int sixth, const int R, const int V, const bfloat *a, ptrdiff_t a_row,
+                                       ptrdiff_t a_part, ptrdiff_t a_next, const bfloat *b, ptrdiff_t b_next) {
     __m128 nudge;
     MEMORY_WRITTEN;
     switch (sixth) {
@@ -123,6 +147,10 @@ ALWAYS_INLINE void unit_step(const int sixth, const int R, const int V, const bf
     }
     UNIT_ACROSS;
 }
+ALWAYS_INLINE void unit_step(const int sixth, const int R, const int V, const bfloat *a, ptrdiff_t a_next, const bfloat *b,
+                             ptrdiff_t b_next) {
+    unit_step_in_planes(sixth, R, V, a, 64, PART, a_next, b, b_next);
+}
 
 ALWAYS_INLINE void unit_end(const int R, const int V, real *c, ptrdiff_t c_row) {
     const ptrdiff_t row_bytes = c_row * (ptrdiff_t)sizeof(real);
@@ -137,8 +165,13 @@ ALWAYS_INLINE void unit_end(const int R, const int V, real *c, ptrdiff_t c_row) 
 ALWAYS_INLINE void unit_layout(int rows) { (void)rows; }
 ALWAYS_INLINE void unit_close(void) {}
 ALWAYS_INLINE void unit_split(vec x, vec y, bfloat *to) { (void)x, (void)y, (void)to; }
+ALWAYS_INLINE void unit_cut(const real *from, ptrdiff_t n, bfloat *to, ptrdiff_t next) { (void)from, (void)n, (void)to, (void)next; }
 ALWAYS_INLINE void unit_begin(const int R, const int V, const real *c, ptrdiff_t c_row, int accumulate) {
     (void)R, (void)V, (void)c, (void)c_row, (void)accumulate;
+}
+ALWAYS_INLINE void unit_step_in_planes(const int sixth, const int R, const int V, const bfloat *a, ptrdiff_t a_row,
+                                       ptrdiff_t a_part, ptrdiff_t a_next, const bfloat *b, ptrdiff_t b_next) {
+    (void)sixth, (void)R, (void)V, (void)a, (void)a_row, (void)a_part, (void)a_next, (void)b, (void)b_next;
 }
 ALWAYS_INLINE void unit_step(const int sixth, const int R, const int V, const bfloat *a, ptrdiff_t a_next, const bfloat *b,
                              ptrdiff_t b_next) {

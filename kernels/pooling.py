@@ -6,9 +6,15 @@ Axes: N images, H x W pixels, C channels (NHWC). The maths and the measured spee
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from ._checks import array, disjoint, result
 from ._dispatch import Kernel
-from .windows import pair, window_counts
+from ._pooling_checks import (
+    check_avg_pool2d_backward,
+    check_avg_pool2d_forward,
+    check_global_avg_pool2d_backward,
+    check_global_avg_pool2d_forward,
+    check_max_pool2d_backward,
+    check_max_pool2d_forward,
+)
 
 __all__ = [
     "avg_pool2d_backward",
@@ -27,13 +33,13 @@ def max_pool2d_forward(x, size, stride=None, padding=0, out=None, place=None):
 
     Parameters
     ----------
-    x : ndarray of shape (N, H, W, C), float32 or float64
+    x : ndarray of shape (N, H, W, C), H and W at least 1, float32 or float64
     size : int or (int, int)
         Rows and columns of the window, at most 255 pixels.
     stride : int or (int, int), optional
         Default: the window's size.
     padding : int or (int, int)
-        At most half the window's size, so that no window lies outside. What is outside counts as minus infinity.
+        At most half the window's size, so that no window lies outside. What is outside is never the largest.
     out : ndarray of shape (N, H', W', C), of x's dtype, optional
     place : ndarray of shape (N, H', W', C), uint8, optional
         Hold the results; must not overlap x or each other.
@@ -43,6 +49,7 @@ def max_pool2d_forward(x, size, stride=None, padding=0, out=None, place=None):
     y : ndarray of shape (N, H', W', C)
     place : ndarray of shape (N, H', W', C), uint8
         i times the window's width plus j of the first largest number, or of the first NaN: the backward pass reads it.
+        Always a pixel of the image.
 
     Raises
     ------
@@ -54,8 +61,9 @@ def max_pool2d_forward(x, size, stride=None, padding=0, out=None, place=None):
     A NaN in a window is its largest number, as in PyTorch.
     """
     windows = _windows(x, size, stride, padding, -np.inf)
-    flat = windows.reshape(*windows.shape[:4], -1)
-    place[...] = np.argmax(flat, axis=-1)  # the first NaN where there is one
+    flat = windows.reshape(*windows.shape[:4], size[0] * size[1])
+    # The first NaN where there is one; the first pixel of the image, not of the padding, where all are minus infinity.
+    place[...] = np.maximum(np.argmax(flat, axis=-1), _first_inside(out.shape, size, stride, padding))
     out[...] = np.take_along_axis(flat, place[..., None].astype(np.intp), axis=-1)[..., 0]
     return out, place
 
@@ -65,6 +73,12 @@ def _windows(x, size, stride, padding, outside):
     rows, columns = padding
     padded = np.pad(x, ((0, 0), (rows, rows), (columns, columns), (0, 0)), constant_values=outside)
     return sliding_window_view(padded, size, axis=(1, 2))[:, :: stride[0], :: stride[1]]
+
+
+def _first_inside(shape, size, stride, padding):
+    """The place of each window's first pixel inside the image, to be broadcast to this shape."""
+    rows, columns = (np.maximum(padding[a] - stride[a] * np.arange(shape[a + 1]), 0) for a in (0, 1))
+    return (rows[:, None] * size[1] + columns)[:, :, None]
 
 
 def max_pool2d_backward(dy, place, image, size, stride=None, padding=0, dx=None):
@@ -107,7 +121,7 @@ def avg_pool2d_forward(x, size, stride=None, padding=0, out=None):
 
     Parameters
     ----------
-    x : ndarray of shape (N, H, W, C), float32 or float64
+    x : ndarray of shape (N, H, W, C), H and W at least 1, float32 or float64
     size : int or (int, int)
     stride : int or (int, int), optional
         Default: the window's size.
@@ -210,82 +224,9 @@ def global_avg_pool2d_backward(dy, image, dx=None):
     return dx
 
 
-_MOST_PIXELS = 255  # of a window: a place is a byte
-
-
-def _check_windows(image, size, stride, padding):
-    size = pair("size", size, 1)
-    stride = size if stride is None else pair("stride", stride, 1)
-    padding = pair("padding", padding, 0)
-    if size[0] * size[1] > _MOST_PIXELS:
-        raise ValueError(f"size: expected a window of at most {_MOST_PIXELS} pixels, got {size[0]} x {size[1]}")
-    if 2 * padding[0] > size[0] or 2 * padding[1] > size[1]:
-        raise ValueError(f"padding: expected at most half the window's size {size}, got {padding}")
-    return size, stride, padding, window_counts("size", image, size, stride, padding)
-
-
-def _check_max_forward(x, size, stride=None, padding=0, out=None, place=None):
-    x = array("x", x, (None,) * 4)
-    size, stride, padding, counts = _check_windows(x.shape[1:3], size, stride, padding)
-    shape = (x.shape[0], *counts, x.shape[3])
-    out, place = result("out", out, shape, x.dtype), result("place", place, shape, "uint8")
-    for name, a in (("out", out), ("place", place)):
-        disjoint(name, a, "x", x)
-    disjoint("place", place, "out", out)
-    return x, size, stride, padding, out, place
-
-
-def _check_gradient(dy, image, size, stride, padding):
-    dy, image = array("dy", dy, (None,) * 4), pair("image", image, 1)
-    size, stride, padding, counts = _check_windows(image, size, stride, padding)
-    dy = array("dy", dy, (None, *counts, None), dy.dtype)
-    return dy, image, size, stride, padding
-
-
-def _own_dx(dx, dy, image):
-    dx = result("dx", dx, (dy.shape[0], *image, dy.shape[-1]), dy.dtype)
-    disjoint("dx", dx, "dy", dy)
-    return dx
-
-
-def _check_max_backward(dy, place, image, size, stride=None, padding=0, dx=None):
-    dy, image, size, stride, padding = _check_gradient(dy, image, size, stride, padding)
-    place = array("place", place, dy.shape, "uint8")
-    dx = _own_dx(dx, dy, image)
-    disjoint("dx", dx, "place", place)
-    return dy, place, image, size, stride, padding, dx
-
-
-def _check_avg_forward(x, size, stride=None, padding=0, out=None):
-    x = array("x", x, (None,) * 4)
-    size, stride, padding, counts = _check_windows(x.shape[1:3], size, stride, padding)
-    out = result("out", out, (x.shape[0], *counts, x.shape[3]), x.dtype)
-    disjoint("out", out, "x", x)
-    return x, size, stride, padding, out
-
-
-def _check_avg_backward(dy, image, size, stride=None, padding=0, dx=None):
-    dy, image, size, stride, padding = _check_gradient(dy, image, size, stride, padding)
-    return dy, image, size, stride, padding, _own_dx(dx, dy, image)
-
-
-def _check_global_forward(x, out=None):
-    x = array("x", x, (None,) * 4)
-    if 0 in x.shape[1:3]:
-        raise ValueError(f"x: expected images of at least 1 x 1 pixels, got shape {x.shape}")
-    out = result("out", out, (x.shape[0], x.shape[3]), x.dtype)
-    disjoint("out", out, "x", x)
-    return x, out
-
-
-def _check_global_backward(dy, image, dx=None):
-    dy, image = array("dy", dy, (None, None)), pair("image", image, 1)
-    return dy, image, _own_dx(dx, dy, image)
-
-
-max_pool2d_forward = Kernel(max_pool2d_forward, max_pool2d_forward, _check_max_forward)
-max_pool2d_backward = Kernel(max_pool2d_backward, max_pool2d_backward, _check_max_backward)
-avg_pool2d_forward = Kernel(avg_pool2d_forward, avg_pool2d_forward, _check_avg_forward)
-avg_pool2d_backward = Kernel(avg_pool2d_backward, avg_pool2d_backward, _check_avg_backward)
-global_avg_pool2d_forward = Kernel(global_avg_pool2d_forward, global_avg_pool2d_forward, _check_global_forward)
-global_avg_pool2d_backward = Kernel(global_avg_pool2d_backward, global_avg_pool2d_backward, _check_global_backward)
+max_pool2d_forward = Kernel(max_pool2d_forward, "pooling", check_max_pool2d_forward)
+max_pool2d_backward = Kernel(max_pool2d_backward, "pooling", check_max_pool2d_backward)
+avg_pool2d_forward = Kernel(avg_pool2d_forward, "pooling", check_avg_pool2d_forward)
+avg_pool2d_backward = Kernel(avg_pool2d_backward, "pooling", check_avg_pool2d_backward)
+global_avg_pool2d_forward = Kernel(global_avg_pool2d_forward, "pooling", check_global_avg_pool2d_forward)
+global_avg_pool2d_backward = Kernel(global_avg_pool2d_backward, "pooling", check_global_avg_pool2d_backward)

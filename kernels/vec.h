@@ -138,6 +138,34 @@ ALWAYS_INLINE ivec vec_load_flags(const uint8_t *p, ptrdiff_t n) {
 }
 /* 1 in the lanes whose byte has the bit, 0 in the others. */
 ALWAYS_INLINE vec vec_flag(ivec flags, int bit) { return vec_where((flags & bit) != 0, vec_set(1), vec_zero()); }
+/* The low byte of each of the first n lanes (1 <= n <= LANES). */
+ALWAYS_INLINE void vec_store_bytes(uint8_t *p, ivec v, ptrdiff_t n) {
+    typedef uint8_t bytes __attribute__((vector_size(LANES), aligned(1), may_alias));
+    bytes b = __builtin_convertvector(v, bytes);
+    if (n == LANES) *(bytes *)p = b;
+    else memcpy(p, &b, (size_t)n);
+}
+ALWAYS_INLINE ivec vec_whole(int number) { return (ivec){0} + (whole)number; }
+/* v in the lanes that are marked with this number, 0 in the others. */
+ALWAYS_INLINE vec vec_marked(ivec marks, int number, vec v) { return vec_where(marks == (whole)number, v, vec_zero()); }
+/* Where v is larger than the largest so far, or is the first NaN, it takes its place, and its number is marked. */
+ALWAYS_INLINE void vec_take_larger(vec *largest, ivec *marks, vec v, int number) {
+#if VECTOR_BYTES == 64 && DD_REAL_BITS == 64
+    __mmask8 known = _mm512_cmp_pd_mask((__m512d)*largest, (__m512d)*largest, _CMP_ORD_Q);
+    __mmask8 larger = _mm512_mask_cmp_pd_mask(known, (__m512d)v, (__m512d)*largest, _CMP_NLE_UQ);
+    *largest = (vec)_mm512_mask_mov_pd((__m512d)*largest, larger, (__m512d)v);
+    *marks = (ivec)_mm512_mask_mov_epi64((__m512i)*marks, larger, (__m512i)vec_whole(number));
+#elif VECTOR_BYTES == 64
+    __mmask16 known = _mm512_cmp_ps_mask((__m512)*largest, (__m512)*largest, _CMP_ORD_Q);
+    __mmask16 larger = _mm512_mask_cmp_ps_mask(known, (__m512)v, (__m512)*largest, _CMP_NLE_UQ);
+    *largest = (vec)_mm512_mask_mov_ps((__m512)*largest, larger, (__m512)v);
+    *marks = (ivec)_mm512_mask_mov_epi32((__m512i)*marks, larger, (__m512i)vec_whole(number));
+#else
+    ivec larger = ~(v <= *largest) & (*largest == *largest);
+    *largest = vec_where(larger, v, *largest);
+    *marks = (larger & (whole)number) | (~larger & *marks);
+#endif
+}
 /* NaN in `a` stays: the comparison is false for it. x86 has just that in one instruction. */
 #if VECTOR_BYTES == 64 && DD_REAL_BITS == 64
 ALWAYS_INLINE vec vec_max(vec a, vec b) { return (vec)_mm512_max_pd((__m512d)b, (__m512d)a); }

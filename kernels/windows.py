@@ -2,6 +2,8 @@
 
 import operator
 
+_MOST = 2**31 - 1  # what compiled code takes; far beyond any image
+
 
 def pair(name, value, least):
     """Return an int, or two of them for rows and columns, as a tuple of two."""
@@ -14,6 +16,8 @@ def pair(name, value, least):
         raise TypeError(f"{name}: expected an int or a pair of them, got {value!r}")
     if min(numbers) < least:
         raise ValueError(f"{name}: expected at least {least}, got {value!r}")
+    if max(numbers) > _MOST:
+        raise ValueError(f"{name}: expected at most {_MOST}, got {value!r}")
     return numbers
 
 

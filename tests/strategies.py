@@ -126,16 +126,18 @@ def _linear_forward(m):
 def _linear_backward(m):
     N, D, H = m.size(), m.size(), m.size()
     need_dx, use_bias, accumulate = m.number(True, False), m.number(True, False), m.number(True, False)
+    need_dW = m.number(True, False)
     return dict(
         dy=m.real(N, H),
         x=m.real(N, D),
         W=m.real(D, H),
         dx=m.out(N, D) if need_dx else None,
-        dW=m.own(D, H) if accumulate else m.out(D, H),
-        db=None if not use_bias else m.own(H) if accumulate else m.out(H),
+        dW=None if not need_dW else m.own(D, H) if accumulate else m.out(D, H),
+        db=None if not (use_bias and need_dW) else m.own(H) if accumulate else m.out(H),
         need_dx=need_dx,
         use_bias=use_bias,
         accumulate=accumulate,
+        need_dW=need_dW,
     )
 
 

@@ -13,10 +13,10 @@ def _description(value, path):
     """A constructor argument as JSON: numbers, text, lists of them, and modules as {"class", "arguments"}."""
     if isinstance(value, Module):
         kind, config = type(value).__name__, value.config
-        if value.edited:
-            if not isinstance(value, Sequential):
-                raise TypeError(f"{path}: a layer of this {kind} was replaced; save its state_dict() instead")
-            kind, config = "Sequential", {"layers": tuple(value.layers), "dtype": value.dtype}
+        if isinstance(value, Sequential):
+            kind, config = value._described()
+        elif value.edited:
+            raise TypeError(f"{path}: a layer of this {kind} was replaced; save its state_dict() instead")
         return {"class": kind, "arguments": {name: _description(v, f"{path}.{name}") for name, v in config.items()}}
     if isinstance(value, tuple | list):
         return [_description(item, f"{path}[{i}]") for i, item in enumerate(value)]

@@ -2,10 +2,11 @@ import numpy as np
 import pytest
 from scipy import special
 
-from dd2424fast.kernels import _team, activation_backward, activation_forward
+from dd2424fast.kernels import _team, activation_backward, activation_forward, residual_add_forward
 
 ACTIVATIONS = ["identity", "relu", "leaky_relu", "tanh", "sigmoid", "gelu"]
 SIZES = [0, 1, 3, 4, 7, 8, 9, 15, 16, 17, 31, 33, 1009, 16384, 3 * 16384 + 5]
+FUSED = ACTIVATIONS[:-1]  # what a product can end with, and a sum
 DTYPES = ["float32", "float64"]
 
 
@@ -173,3 +174,100 @@ def test_bad_input():
     saved = np.zeros((4, 3))
     with pytest.raises(ValueError, match=r"out: expected memory of its own.*overlaps saved"):
         activation_backward(z, saved, "relu", out=saved)
+
+
+# ---- the end of a residual block -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("activation", FUSED)
+def test_gradient_of_a_residual_sum_by_central_differences(activation):
+    rng = np.random.default_rng(5)
+    x, skip, u = rng.normal(size=(3, 4, 5)) * 2
+    step = 1e-6
+    got = activation_backward.numpy(u, residual_add_forward.numpy(x, skip, activation), activation)
+    for a, b in (((x + s, skip) for s in (step, -step)), ((x, skip + s) for s in (step, -step))):
+        slope = (residual_add_forward.numpy(*a, activation) - residual_add_forward.numpy(*b, activation)) / (2 * step)
+        np.testing.assert_allclose(got, slope * u, rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("activation", FUSED)
+def test_fast_residual_sum_equals_definition(activation, dtype):
+    rng = np.random.default_rng(6)
+    for n in SIZES:
+        x, skip = (rng.normal(size=(2, n)) * 3).astype(dtype)
+        exact = residual_add_forward.numpy(x.astype("float64"), skip.astype("float64"), activation)
+        eps = np.finfo(dtype).eps
+        got = residual_add_forward.fast(x, skip, activation)
+        assert (got.dtype, got.shape) == (dtype, (n,))
+        # x + skip is rounded before the activation, whose slope is at most 1.
+        allowed = 10 * eps * np.abs(exact) + eps * (np.abs(x) + np.abs(skip))
+        assert (np.abs(got - exact) <= allowed).all()
+        np.testing.assert_array_equal(residual_add_forward.fast(x, skip, "relu"), np.maximum(x + skip, 0))
+    np.testing.assert_array_equal(residual_add_forward.fast(x, skip), x + skip)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("activation", FUSED)
+def test_residual_sum_in_place_any_shape_and_threads(activation, dtype):
+    x, skip = np.random.default_rng(7).normal(size=(2, 2, 5, 3, 3001)).astype(dtype)
+    expected = residual_add_forward.numpy(x, skip, activation)
+    before = _team.get_num_threads()
+    results = []
+    for threads in (1, 2):
+        _team.set_num_threads(threads)
+        over_x, over_skip, own = x.copy(), skip.copy(), np.full_like(x, np.nan)
+        assert residual_add_forward.fast(over_x, skip, activation, out=over_x) is over_x
+        assert residual_add_forward.fast(x, over_skip, activation, out=over_skip) is over_skip
+        assert residual_add_forward.fast(x, skip, activation, out=own) is own
+        results += [over_x, over_skip, own]
+    _team.set_num_threads(before)
+    for got in results[1:]:
+        np.testing.assert_array_equal(got, results[0])
+    np.testing.assert_allclose(results[0], expected, rtol=20 * np.finfo(dtype).eps, atol=1e-30)
+    np.testing.assert_array_equal(residual_add_forward.fast(x.T, skip.T, activation), results[0].T)
+    twice = x.copy()
+    residual_add_forward.fast(twice, twice, "identity", out=twice)
+    np.testing.assert_array_equal(twice, 2 * x)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("offset", [0, 1])
+def test_residual_sums_too_large_for_a_cache(offset, dtype):
+    n = 2**25 // np.dtype(dtype).itemsize + 11
+    x = np.resize(np.random.default_rng(8).normal(size=1009).astype(dtype), n)
+    skip, memory = x[::-1].copy(), np.empty(n + 1, dtype)
+    out = memory[offset : offset + n]
+    np.testing.assert_array_equal(residual_add_forward(x, skip, "relu", out=out), np.maximum(x + skip, 0))
+    np.testing.assert_array_equal(residual_add_forward(x, skip, out=skip), x + x[::-1])
+
+
+@pytest.mark.parametrize("backend", ["fast", "numpy"])
+def test_a_residual_sum_keeps_nan_and_infinity(backend):
+    x = np.array([np.nan, 1, np.inf, np.inf, -np.inf, 0], "float32")
+    skip = np.array([1, np.nan, 1, -np.inf, 3, -0.0], "float32")
+    run = getattr(residual_add_forward, backend)
+    with np.errstate(invalid="ignore"):
+        np.testing.assert_array_equal(run(x, skip, "relu"), [np.nan, np.nan, np.inf, np.nan, 0, 0])
+        np.testing.assert_array_equal(np.isnan(run(x, skip, "tanh")), np.isnan(x + skip))
+
+
+def test_bad_input_of_a_residual_sum():
+    x, skip = np.zeros((4, 3)), np.ones((4, 3))
+    above, below = x[:3], x[1:]
+    for error, message, arguments in (
+        (ValueError, "activation: expected one of identity, .*sigmoid, got 'gelu'", (x, skip, "gelu")),
+        (ValueError, "activation: expected one of", (x, skip, None)),
+        (TypeError, "x: expected an ndarray", (1.0, skip)),
+        (TypeError, "x: expected dtype float32 or float64, got float16", (x.astype("float16"), skip)),
+        (ValueError, r"skip: expected shape \(4, 3\), got \(3,\)", (x, skip[0])),
+        (TypeError, "skip: expected dtype float64, got float32", (x, skip.astype("float32"))),
+        (ValueError, r"out: expected shape \(4, 3\)", (x, skip, "relu", x.T)),
+        (TypeError, "out: expected dtype float64", (x, skip, "relu", np.zeros((4, 3), "float32"))),
+        (ValueError, "out: expected memory of its own.*overlaps x", (x[:3], skip[:3], "relu", x[1:])),
+        (ValueError, "out: expected memory of its own.*overlaps skip", (x[:3], skip[:3], "relu", skip[1:])),
+        (ValueError, "out: expected memory of its own.*overlaps skip", (above, below, "relu", above)),
+        (ValueError, "out: expected memory of its own.*overlaps x", (above, below, "relu", below)),
+    ):
+        with pytest.raises(error, match=message):
+            residual_add_forward(*arguments)

@@ -1,0 +1,327 @@
+# Convolution on the vectors: tiles of pixels whose windows are runs of a plane. Needs planes.pxi before it.
+
+cdef struct Job:
+    # One convolution of a batch by a plan; of its items (a band of rows of one image each) every thread takes its share.
+    Plan plan
+    Source source
+    Py_ssize_t images
+    Py_ssize_t band        # rows of outputs of an item
+    Py_ssize_t bands       # items of an image
+    real* result
+    Py_ssize_t channels    # of the result
+    const real* bias
+    int activation
+    bint on_unit
+    const real* packed     # weights, a group and a phase after the other
+    const bfloat* cut      # the same in parts, for the matrix unit
+    char* memory           # of the first thread
+    Py_ssize_t thread_bytes
+
+
+cdef inline Py_ssize_t lines_of(Py_ssize_t bytes) noexcept nogil:
+    """Rounded up to whole cache lines."""
+    return (bytes + 63) // 64 * 64
+
+
+cdef inline Py_ssize_t whole_vectors(Py_ssize_t n) noexcept nogil:
+    return (n + LANES - 1) // LANES * LANES
+
+
+cdef inline real* result_of(const Job* s, const Phase* phase, Py_ssize_t image, Py_ssize_t row, Py_ssize_t group) noexcept nogil:
+    """Where a phase's row begins."""
+    cdef Py_ssize_t y = phase.row + row * phase.row_step
+    return (s.result + ((image * s.plan.result_rows + y) * s.plan.result_columns + phase.column) * s.channels
+            + group * s.plan.width)
+
+
+cdef void pack_phase(const Plan* p, const Phase* phase, Py_ssize_t group, real* to) noexcept nogil:
+    """A phase's weights in panels, as pack_all lays them, in the order of its runs."""
+    cdef Py_ssize_t vectors = (p.width + LANES - 1) // LANES, panel, column, width, t
+    cdef const Py_ssize_t* tap = p.tap + p.run[phase.run].first
+    cdef const real* w
+    for panel in range(panels_of(vectors)):
+        column = panel * 2 * LANES
+        width = panel_width(panel, vectors) * LANES
+        for t in range(phase.taps):
+            w = p.w + tap[t] * p.w_tap + group * p.w_group + column * p.w_step
+            pack_panel(w, p.w_row, p.w_step, p.depth, width, min(width, p.width - column), to)
+            to += p.depth * width
+
+
+cdef void convolve_rows(const Job* s, const Phase* phase, Py_ssize_t group, const real* packed, const real* plane, Py_ssize_t image,
+                        Py_ssize_t first, Py_ssize_t rows) noexcept nogil:
+    """A phase's outputs of a band, for the channels of one group."""
+    cdef const Plan* p = &s.plan
+    cdef Py_ssize_t vectors = (p.width + LANES - 1) // LANES, panel, column, columns, q, r, k, C = p.plane.channels
+    cdef Py_ssize_t K = phase.taps * p.depth
+    cdef const Run* run
+    cdef const real* a
+    cdef real* c
+    cdef int V
+    for panel in range(panels_of(vectors)):
+        V = panel_width(panel, vectors)
+        column = panel * 2 * LANES
+        columns = min(<Py_ssize_t> V * LANES, p.width - column)
+        for q in range(rows):
+            c = result_of(s, phase, image, first + q, group) + column
+            a = plane + q * p.plane.pitch * C + group * p.depth
+            k = 0
+            for r in range(phase.runs):
+                run = p.run + phase.run + r
+                stripe(V, phase.columns, run.length, a + run.offset, C, 1, packed + column * K + k * V * LANES, V * LANES,
+                       c, phase.column_step * s.channels, columns - (V - 1) * LANES, r > 0)
+                k += run.length
+            finish(s.activation, c, phase.column_step * s.channels, phase.columns, columns,
+                   NULL if s.bias == NULL else s.bias + group * p.width + column)
+
+
+cdef void unseen(const Job* s, const Phase* phase, Py_ssize_t image, Py_ssize_t first, Py_ssize_t rows) noexcept nogil:
+    """Pixels of x that no window sees: their gradient is 0."""
+    cdef Py_ssize_t q, x
+    cdef real* c
+    for q in range(rows):
+        c = result_of(s, phase, image, first + q, 0)
+        for x in range(phase.columns):
+            memset(c + x * phase.column_step * s.channels, 0, s.channels * sizeof(real))
+
+
+cdef void convolve_band(const Job* s, Py_ssize_t image, Py_ssize_t first, char* memory) noexcept nogil:
+    """Rows of outputs from `first` on: of every phase as many as the band and the phase have."""
+    cdef const Plan* p = &s.plan
+    cdef Py_ssize_t planes = p.plane.sy * p.plane.sx * p.plane.phase, i, group, rows, packed = 0
+    cdef const Phase* phase
+    cdef Canvas to
+    to.row = <real*> memory
+    to.numbers = <real*> (memory + lines_of(s.source.columns * s.source.channels * sizeof(real)))
+    to.parts, to.part = <bfloat*> to.numbers if s.on_unit else NULL, planes
+    fill_plane(&s.source, image, &p.plane, first, min(s.band, p.rows - first), &to)
+    for group in range(p.groups):
+        for i in range(p.phases):
+            phase = p.phase + i
+            rows = min(s.band, phase.rows - first)
+            if rows > 0 and phase.columns > 0:
+                if phase.taps == 0:
+                    unseen(s, phase, image, first, rows)
+                elif s.on_unit:
+                    unit_convolve(s, phase, group, s.cut + packed, to.parts, planes, image, first, rows)
+                elif s.packed == NULL:
+                    depthwise_rows(s, phase, to.numbers, image, first, rows)
+                else:
+                    convolve_rows(s, phase, group, s.packed + packed, to.numbers, image, first, rows)
+            packed += packed_size(s, phase)
+
+
+cdef Py_ssize_t packed_size(const Job* s, const Phase* phase) noexcept nogil:
+    """Numbers, or parts, of a phase's packed weights."""
+    if s.on_unit:
+        return unit_tiles(&s.plan, phase) * ((s.plan.width + 15) // 16) * PARTS
+    return phase.taps * s.plan.depth * whole_vectors(s.plan.width)
+
+
+cdef void convolve_share(const Job* s, int part, int parts) noexcept nogil:
+    cdef Py_ssize_t items = s.images * s.bands, item
+    if s.on_unit:
+        unit_open()
+    for item in range(items * part // parts, items * (part + 1) // parts):
+        convolve_band(s, item // s.bands, item % s.bands * s.band, s.memory + part * s.thread_bytes)
+    if s.on_unit:
+        unit_close()
+
+
+# ---- depthwise: every channel is convolved with one filter of its own --------------------------------------------------
+
+cdef inline forced_inline_void depthwise_tile(
+    const int R, const Plan* p, const Phase* phase, const real* a, Py_ssize_t a_row, const real* w, real* c, Py_ssize_t c_row,
+    const real* bias, int activation, Py_ssize_t lanes) noexcept nogil:
+    """R pixels next to each other, one vector of channels."""
+    cdef vec total[8]
+    cdef vec x
+    cdef int i
+    cdef Py_ssize_t t
+    cdef const Run* run = p.run + phase.run
+    for i in range(R):
+        total[i] = vec_zero() if bias == NULL else vec_load_part(bias, lanes)
+    for t in range(phase.taps):
+        x = vec_load_part(w + p.tap[run[t].first] * p.w_tap, lanes)
+        for i in range(R):
+            total[i] = total[i] + x * vec_load_part(a + run[t].offset + i * a_row, lanes)
+    for i in range(R):
+        vec_store_part(c + i * c_row, total[i], lanes)
+    finish(activation, c, c_row, R, lanes, NULL)
+
+
+cdef void depthwise_rows(const Job* s, const Phase* phase, const real* plane, Py_ssize_t image, Py_ssize_t first,
+                         Py_ssize_t rows) noexcept nogil:
+    cdef const Plan* p = &s.plan
+    cdef Py_ssize_t C = s.channels, q, x, j = 0, lanes
+    cdef const real* a
+    cdef const real* bias
+    cdef real* c
+    while j < C:
+        lanes = min(<Py_ssize_t> LANES, C - j)
+        bias = NULL if s.bias == NULL else s.bias + j
+        for q in range(rows):
+            a = plane + q * p.plane.pitch * C + j
+            c = result_of(s, phase, image, first + q, 0) + j
+            x = 0
+            while x + 8 <= phase.columns:
+                depthwise_tile(8, p, phase, a + x * C, C, p.w + j, c + x * phase.column_step * C, phase.column_step * C, bias,
+                               s.activation, lanes)
+                x += 8
+            while x < phase.columns:
+                depthwise_tile(1, p, phase, a + x * C, C, p.w + j, c + x * phase.column_step * C, phase.column_step * C, bias,
+                               s.activation, lanes)
+                x += 1
+        j += LANES
+
+
+# ---- the weights' gradient ---------------------------------------------------------------------------------------------
+
+cdef struct Learning:
+    # dW and db of a batch. Images are dealt to `chunks`, output channels to `slices`; each item has sums of its own, added in order.
+    Plan plan              # of the forward pass
+    Source source          # x
+    Source gradient        # dy
+    Py_ssize_t images
+    Py_ssize_t band
+    Py_ssize_t bands
+    Py_ssize_t chunks
+    Py_ssize_t slices
+    Py_ssize_t taps
+    real* sums             # a chunk's: dW, then db
+    Py_ssize_t sums_size
+    bint use_bias
+    bint on_unit
+    bint depthwise
+    char* memory
+    Py_ssize_t thread_bytes
+
+
+cdef void fill_gradient(const Source* s, Py_ssize_t image, Py_ssize_t first, Py_ssize_t rows, Py_ssize_t pitch, real* row, real* to) noexcept nogil:
+    """Rows of dy in the cells of the planes; zeros in those that are no output."""
+    cdef Py_ssize_t q, size = s.columns * s.channels
+    for q in range(rows):
+        memcpy(to, source_row(s, image, first + q, row), size * sizeof(real))
+        memset(to + size, 0, (pitch - s.columns) * s.channels * sizeof(real))
+        to += pitch * s.channels
+
+
+cdef void sum_columns(const real* dy, Py_ssize_t rows, Py_ssize_t F, Py_ssize_t first, Py_ssize_t end, real* db) noexcept nogil:
+    """db[first to end] += sums of the columns of dy."""
+    cdef Py_ssize_t j = first, i, lanes
+    cdef vec total
+    while j < end:
+        lanes = min(<Py_ssize_t> LANES, end - j)
+        total = vec_zero()
+        for i in range(rows):
+            total = total + vec_load_part(dy + i * F + j, lanes)
+        vec_store_part(db + j, vec_load_part(db + j, lanes) + total, lanes)
+        j += LANES
+
+
+cdef void learn_rows(const Learning* s, Py_ssize_t group, const real* plane, const real* dy, Py_ssize_t cells, Py_ssize_t first, Py_ssize_t end,
+                     real* dW) noexcept nogil:
+    """dW (+)= x^T dy over a band's cells, panels first to end of a group's filters."""
+    cdef const Plan* p = &s.plan
+    cdef Py_ssize_t vectors = (p.width + LANES - 1) // LANES, C = p.plane.channels, F = s.gradient.channels
+    cdef Py_ssize_t k = 0, size, panel, column, columns, r, t
+    cdef const Run* run
+    cdef const real* a
+    cdef const real* b
+    cdef real* c
+    cdef int V
+    while k < cells:
+        size = min(<Py_ssize_t> K_BLOCK, cells - k)
+        for panel in range(first, end):
+            V = panel_width(panel, vectors)
+            column = group * p.width + panel * 2 * LANES
+            columns = min(<Py_ssize_t> V * LANES, p.width - panel * 2 * LANES)
+            b = dy + k * F + column
+            for r in range(p.phase.runs):
+                run = p.run + r
+                a = plane + k * C + group * p.depth + run.offset
+                if p.plane.sx == 1:     # the taps of a run follow each other in W too
+                    stripe(V, run.length, size, a, 1, C, b, F, dW + p.tap[run.first] * p.depth * F + column, F,
+                           columns - (V - 1) * LANES, True)
+                    continue
+                for t in range(run.taps):
+                    stripe(V, p.depth, size, a + t * p.depth, 1, C, b, F, dW + p.tap[run.first + t] * p.depth * F + column, F,
+                           columns - (V - 1) * LANES, True)
+        k += size
+
+
+cdef void learn_depthwise(const Learning* s, const real* plane, const real* dy, Py_ssize_t cells, Py_ssize_t first, Py_ssize_t end,
+                          real* dW) noexcept nogil:
+    """As learn_rows, for vectors first to end of the channels."""
+    cdef const Plan* p = &s.plan
+    cdef Py_ssize_t C = p.plane.channels, j = first * LANES, lanes, t, i, k, size
+    cdef vec total[8]
+    cdef vec d
+    cdef const real* x
+    cdef real* to
+    while j < min(C, end * LANES):
+        lanes = min(<Py_ssize_t> LANES, C - j)
+        t = 0
+        while t < p.phase.taps:
+            size = min(<Py_ssize_t> 8, p.phase.taps - t)
+            for i in range(8):
+                total[i] = vec_zero()
+            if size == 8:
+                for k in range(cells):
+                    d = vec_load_part(dy + k * C + j, lanes)
+                    x = plane + k * C + j
+                    for i in range(8):
+                        total[i] = total[i] + d * vec_load_part(x + p.run[t + i].offset, lanes)
+            else:
+                for k in range(cells):
+                    d = vec_load_part(dy + k * C + j, lanes)
+                    x = plane + k * C + j
+                    for i in range(size):
+                        total[i] = total[i] + d * vec_load_part(x + p.run[t + i].offset, lanes)
+            for i in range(size):
+                to = dW + p.tap[p.run[t + i].first] * C + j
+                vec_store_part(to, vec_load_part(to, lanes) + total[i], lanes)
+            t += 8
+        j += LANES
+
+
+cdef void learn_band(const Learning* s, Py_ssize_t image, Py_ssize_t first, Py_ssize_t slice, real* sums, char* memory) noexcept nogil:
+    cdef const Plan* p = &s.plan
+    cdef Py_ssize_t rows = min(s.band, p.rows - first), F = s.gradient.channels, group, count, cells
+    cdef Canvas to
+    cdef real* dy
+    to.row = <real*> memory
+    to.numbers = <real*> (memory + lines_of(max(s.source.columns * s.source.channels, s.gradient.columns * F) * sizeof(real)))
+    to.parts, to.part = NULL, 0
+    dy = to.numbers + whole_vectors(p.plane.sy * p.plane.sx * p.plane.phase)
+    fill_plane(&s.source, image, &p.plane, first, rows, &to)
+    fill_gradient(&s.gradient, image, first, rows, p.plane.pitch, to.row, dy)
+    cells = (rows - 1) * p.plane.pitch + p.columns
+    if s.depthwise:
+        count = (F + LANES - 1) // LANES
+        learn_depthwise(s, to.numbers, dy, cells, count * slice // s.slices, count * (slice + 1) // s.slices, sums)
+    else:
+        count = panels_of((p.width + LANES - 1) // LANES)
+        for group in range(p.groups):
+            learn_rows(s, group, to.numbers, dy, cells, count * slice // s.slices, count * (slice + 1) // s.slices, sums)
+    if s.use_bias and slice == 0:
+        sum_columns(dy, cells, F, 0, F, sums + s.taps * p.depth * F)
+
+
+cdef void learn_share(const Learning* s, int part, int parts) noexcept nogil:
+    """Items are chunks of the images times slices of the filters."""
+    cdef Py_ssize_t items = s.chunks * s.slices, item, chunk, image, band
+    cdef real* sums
+    if s.on_unit:
+        unit_open()
+    for item in range(items * part // parts, items * (part + 1) // parts):
+        chunk = item // s.slices
+        sums = s.sums + chunk * s.sums_size
+        for image in range(s.images * chunk // s.chunks, s.images * (chunk + 1) // s.chunks):
+            for band in range(s.bands):
+                if s.on_unit:
+                    unit_learn_band(s, image, band * s.band, item % s.slices, sums, s.memory + part * s.thread_bytes)
+                else:
+                    learn_band(s, image, band * s.band, item % s.slices, sums, s.memory + part * s.thread_bytes)
+    if s.on_unit:
+        unit_close()
