@@ -30,6 +30,8 @@ class Callback(Configured):
         After how many updates in all it will end training, where it knows; for the time left that is shown.
     order : int
         Callbacks of a lower order are called first, whatever their place among the others.
+    unfreezes : bool
+        Whether it lets parameters be trained that may be frozen when the fit begins.
     """
 
     last_update = None

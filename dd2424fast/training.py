@@ -344,7 +344,7 @@ class Trainer(Configured):
                     callback.fit_ends(self)
         return self.history
 
-    def _fewest_rows(self, callbacks):
+    def _fewest_rows(self, callbacks=()):
         """Of a batch: a batch normalisation that is trained, or will be, has no variance of one row."""
         thaw = any(callback.unfreezes for callback in callbacks)
         norms = (module for _, module in self.model.modules() if isinstance(module, BatchNorm))
