@@ -1,10 +1,12 @@
 """Convolution: the definition against plain loops and central differences, the fast kernels against the definition."""
 
+import contextlib
 import itertools
 from typing import NamedTuple
 
 import numpy as np
 import pytest
+from scipy.ndimage import maximum_filter
 
 import dd2424fast as dd
 from dd2424fast import kernels
@@ -27,6 +29,12 @@ class Shape(NamedTuple):
     def options(self):
         _, _, _, stride, padding, dilation = GEOMETRIES[self.geometry]
         return {"stride": stride, "padding": padding, "dilation": dilation, "groups": self.groups}
+
+    @property
+    def algorithms(self):
+        """With Winograd's algorithm wherever it pays, and without where it might."""
+        _, _, window, stride, _, dilation = GEOMETRIES[self.geometry]
+        return ("direct", "winograd") if (window, stride, dilation) == ((3, 3), 1, 1) else ("direct",)
 
     def operands(self, dtype, seed=0):
         """x, W, b, scale and a dy: between walls of NaN, so that what is read beyond their ends shows."""
@@ -109,6 +117,22 @@ def threads():
     dd.set_num_threads(before)
 
 
+@contextlib.contextmanager
+def by(algorithm):
+    before = _team.get_winograd()
+    _team.set_winograd(algorithm == "winograd")
+    try:
+        yield
+    finally:
+        _team.set_winograd(before)
+
+
+@pytest.fixture(params=["direct", "winograd"])
+def algorithm(request):
+    with by(request.param):
+        yield request.param
+
+
 @pytest.fixture(params=["vectors", "unit"])
 def product_unit(request):
     """The matrix unit off, then on where there is one."""
@@ -128,7 +152,7 @@ def on_both_threads(run, threads):
         got = run()
         results.append(got if isinstance(got, tuple) else (got,))
     for a, b in zip(*results, strict=True):
-        np.testing.assert_array_equal(a, b)
+        np.testing.assert_array_equal(a, b)  # None equals None
     return results[0] if len(results[0]) > 1 else results[0][0]
 
 
@@ -156,6 +180,16 @@ def backward_exact(dy, x, W, **options):
     run = kernels.conv2d_backward.numpy
     dy, x, W = wide(dy, x, W)
     return run(dy, x, W, **options), run(np.abs(dy), np.abs(x), np.abs(W), **options)
+
+
+def around(magnitude, algorithm):
+    """Of images. Winograd's squares of 4 x 4 results share their roundings: the largest near by counts for all."""
+    return maximum_filter(magnitude, (1, 7, 7, 1)) if algorithm == "winograd" and magnitude.size else magnitude
+
+
+def over_taps(magnitude, algorithm):
+    """Of filters, whose 3 x 3 weights share them."""
+    return magnitude.max(axis=(0, 1), keepdims=True) if algorithm == "winograd" else magnitude
 
 
 # ---- the definition --------------------------------------------------------------------------------------------------
@@ -242,47 +276,47 @@ def test_the_budget_finds_a_wrong_element():
 def check_forward(shape, dtype, threads, activation, seed=0):
     x, W, b, scale, dy = shape.operands(dtype, seed)
     exact, magnitude = forward_exact(x, W, **shape.options)
-    terms = W[..., 0].size
-    for batched in (False, True):
+    before = np.float64(scale) * exact + b
+    after = kernels.activation_forward.numpy(before, activation)
+    extra = 2 * np.abs(b) + 4 * np.abs(after) + 4  # every activation's slope is at most 1
+    terms, ends = W[..., 0].size, {"b": b, "activation": activation, "scale": scale}
+
+    def run(**options):
         out = np.full_like(dy, np.nan)
-        got = on_both_threads(
-            lambda batched=batched, out=out: kernels.conv2d_forward.fast(
-                x, W, **shape.options, out=out, batched=batched
-            ).copy(),
-            threads,
+        return on_both_threads(
+            lambda: kernels.conv2d_forward.fast(x, W, **shape.options, **options, out=out).copy(), threads
         )
-        assert_close(got, exact, magnitude, terms, dtype)
-        got = on_both_threads(
-            lambda batched=batched: kernels.conv2d_forward.fast(
-                x, W, b, **shape.options, activation=activation, scale=scale, batched=batched
-            ),
-            threads,
-        )
-        before = np.float64(scale) * exact + b
-        after = kernels.activation_forward.numpy(before, activation)
-        extra = 2 * np.abs(b) + 4 * np.abs(after) + 4  # every activation's slope is at most 1
-        assert_close(got, after, np.abs(scale) * magnitude, terms, dtype, extra)
+
+    for algorithm, batched in itertools.product(shape.algorithms, (False, True)):
+        allowed = around(magnitude, algorithm)
+        with by(algorithm):
+            assert_close(run(batched=batched), exact, allowed, terms, dtype)
+            assert_close(run(batched=batched, **ends), after, np.abs(scale) * allowed, terms, dtype, extra)
 
 
 def check_backward(shape, dtype, threads, seed=0):
     x, W, _, _, dy = shape.operands(dtype, seed)
     exact, magnitude = backward_exact(dy, x, W, **shape.options)
     terms = W.size // (W.shape[2] * shape.groups), dy[..., 0].size, dy[..., 0].size
-    held = [np.full_like(a, np.nan) for a in (x, W, W[0, 0, 0])]
-    got = on_both_threads(
-        lambda: tuple(a.copy() for a in kernels.conv2d_backward.fast(dy, x, W, **shape.options, **results(held))),
-        threads,
-    )
-    for a, b, size, count in zip(got, exact, magnitude, terms, strict=True):
-        assert_close(a, b, size, count, dtype)
-    more = on_both_threads(
-        lambda: kernels.conv2d_backward.fast(
-            dy, x, W, **shape.options, **results([None, got[1].copy(), got[2].copy()]), need_dx=False, accumulate=True
-        )[1:],
-        threads,
-    )
-    for a, before, b, size, count in zip(more, got[1:], exact[1:], magnitude[1:], terms[1:], strict=True):
-        assert_close(a, b + before, size, count, dtype, np.abs(before))
+
+    def run(*arrays, **options):
+        """With results of its own in each call: what is accumulated must be so once."""
+        return on_both_threads(
+            lambda: kernels.conv2d_backward.fast(
+                dy, x, W, **shape.options, **results([None if a is None else a.copy() for a in arrays]), **options
+            ),
+            threads,
+        )
+
+    for algorithm in shape.algorithms:
+        allowed = around(magnitude[0], algorithm), over_taps(magnitude[1], algorithm), magnitude[2]
+        with by(algorithm):
+            dx, dW, db = run(*(np.full_like(a, np.nan) for a in (x, W, W[0, 0, 0])))
+            for a, b, size, count in zip((dx, dW, db), exact, allowed, terms, strict=True):
+                assert_close(a, b, size, count, dtype)
+            _, *more = run(None, dW, db, need_dx=False, accumulate=True)
+            for a, b, before, size, count in zip(more, exact[1:], (dW, db), allowed[1:], terms[1:], strict=True):
+                assert_close(a, b + before, size, count, dtype, np.abs(before))
 
 
 def results(arrays):
@@ -323,6 +357,21 @@ LARGE_SHAPES = [
 def test_fast_equals_definition_where_threads_share(shape, dtype, threads, product_unit):
     check_forward(shape, dtype, threads, "relu")
     check_backward(shape, dtype, threads)
+
+
+@pytest.mark.parametrize(("C", "F"), [(32, 32), (64, 33), (128, 64)])
+def test_winograds_error_is_at_most_ten_times_the_direct_one(C, F, product_unit, threads):
+    threads(1)
+    shape, errors = Shape(2, C, F, 1, "3x3 at 32"), {}
+    x, W, _, _, dy = shape.operands("float32")
+    exact = forward_exact(x, W, **shape.options)[0], *backward_exact(dy, x, W, **shape.options)[0]
+    for algorithm in shape.algorithms:
+        with by(algorithm):
+            y = kernels.conv2d_forward.fast(x, W, **shape.options, batched=True)
+            got = y, *kernels.conv2d_backward.fast(dy, x, W, **shape.options)
+        errors[algorithm] = [np.abs(a - b).max() for a, b in zip(got, exact, strict=True)]
+    for direct, winograd in zip(errors["direct"], errors["winograd"], strict=True):
+        assert 0 < winograd <= 10 * direct
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -384,7 +433,7 @@ ALONE += [Shape(5, 3, 64, 1, "patches"), Shape(7, 33, 48, 1, "3x3 by 2"), Shape(
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("shape", ALONE, ids=str)
-def test_an_image_alone_has_the_same_bits(shape, dtype):
+def test_an_image_alone_has_the_same_bits(shape, dtype, product_unit):
     """By default, in a batch of any size: what is predicted for one image is what is predicted among many."""
     x, W, b, *_ = shape.operands(dtype)
     whole = kernels.conv2d_forward.fast(x, W, b, **shape.options)
@@ -469,7 +518,7 @@ def test_nan_and_infinity_stay_visible(shape, bad, backend):
 
 
 @pytest.mark.parametrize("C", [32, 64])
-def test_a_wide_image_keeps_its_nan(C, product_unit):
+def test_a_wide_image_keeps_its_nan(C, algorithm, product_unit):
     """Whatever way its products are formed: in the windows that hold it, and in no other image."""
     shape = Shape(3, C, 64, 1, "3x3")
     x, W, _, _, dy = shape.operands("float32")
