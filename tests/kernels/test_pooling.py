@@ -394,7 +394,7 @@ def test_results_are_put_where_they_are_wanted_and_any_layout_is_read(backend):
         ({"size": 3, "stride": 2, "padding": 1}, (1, 0, 2, 3), 2),  # above the image
         ({"size": 3, "stride": 2, "padding": 1}, (2, 3, 0, 18), 3),  # left of it
         ({"size": 3, "stride": 2, "padding": 1}, (0, 1, 3, 17), 9),  # in no window
-        ({"size": (2, 4), "stride": (2, 1), "padding": (1, 2)}, (0, 4, 0, 0), 4),  # below: only row 0 is inside
+        ({"size": (2, 4), "stride": (2, 1), "padding": (1, 2)}, (0, 4, 4, 0), 4),  # below: only row 0 is inside
         ({"size": (2, 4), "stride": (2, 1), "padding": (1, 2)}, (0, 1, 8, 1), 2),  # right of it
     ],
 )
