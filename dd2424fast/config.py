@@ -50,8 +50,8 @@ def set_backend(name):
 def show_config():
     """Return what was built, for which CPU, and what is in use: a dict that prints as a table.
 
-    Keys: version, python, numpy, compiler, instruction_set (as asked for), vector_bits, matrix_unit, winograd, openmp, threads,
-    backend, flags, machine.
+    Keys: version, python, numpy, compiler, instruction_set (as asked for), vector_bits, matrix_unit, winograd, openmp,
+    threads, backend, flags, machine.
     """
     from importlib.metadata import version
 
