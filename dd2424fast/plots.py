@@ -209,7 +209,9 @@ def range_test(report, path=None):
     axes.plot(report.rates, report.smoothed, color="C0", label="loss, smoothed")
     if report.suggestion is not None:
         axes.axvline(report.suggestion, color="C1", linestyle="--", label=f"suggestion {report.suggestion:.3g}")
-    axes.set(xlabel="learning rate", ylabel="loss", xscale="log")
+    lowest, first = report.smoothed.min(), report.smoothed[0]
+    margin = (first - lowest) / 3 or abs(first) or 1.0  # what lies above is lost training, however far
+    axes.set(xlabel="learning rate", ylabel="loss", xscale="log", ylim=(lowest - margin, first + margin))
     axes.legend()
     return _written(figure, path)
 

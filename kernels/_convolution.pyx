@@ -236,12 +236,12 @@ cdef multiply_back(const Geometry* g, real* dy, real* x, real* W, real* dx, real
 
 # ---- 3 x 3 with fewer multiplications ------------------------------------------------------------------------------------
 
-cdef inline bint winograd_pays(const Geometry* g) noexcept nogil:
-    """Whether Winograd's algorithm is faster, by the benchmark of docs/kernels/convolution.md: with few channels the transforms cost
-    more than they save, as do squares that hang over the image."""
+cdef inline bint winograd_pays(const Geometry* g, bint batched) noexcept nogil:
+    """Whether Winograd's algorithm is faster, by the benchmark in docs/kernels/convolution.md: with few channels the transforms cost more
+    than they save, as do squares that hang over the image, and few squares do not repay the filters' transform."""
     cdef Py_ssize_t squares = up(g.rows, 4) * up(g.columns, 4)
     return (winograd() and g.height == 3 and g.width == 3 and g.sy == 1 and g.sx == 1 and g.dy == 1 and g.dx == 1 and g.groups == 1
-            and g.C >= 32 and g.F >= 32 and 2 * g.rows * g.columns >= 16 * squares)
+            and g.C >= 32 and g.F >= 32 and 2 * g.rows * g.columns >= 16 * squares and (g.N * squares >= 128 if batched else squares >= 48))
 
 
 cdef by_winograd(Winograd* s, const real* W, bint back):
@@ -358,7 +358,7 @@ def conv2d_forward(
     if is_product(&g):
         multiply(&g, data(x), data(W), NULL if b is None else data(b), ACTIVATIONS[activation], data(out), batched)
         return out
-    if winograd_pays(&g):
+    if winograd_pays(&g, batched):
         winograd_forward(&g, data(x), data(W), NULL if b is None else data(b), ACTIVATIONS[activation], data(out))
         return out
     s.plan.w, s.plan.w_tap, s.plan.w_row, s.plan.w_step = data(W), g.C // g.groups * g.F, g.F, 1
@@ -381,11 +381,11 @@ def conv2d_backward(
         multiply_back(&g, data(dy), data(x), data(W), NULL if dx is None else data(dx), NULL if dW is None else data(dW),
                       NULL if db is None else data(db), accumulate)
         return dx, dW, db
-    if need_dW and winograd_pays(&g):
+    if need_dW and winograd_pays(&g, True):
         winograd_learn(&g, data(x), data(dy), data(dW), NULL if db is None else data(db), accumulate)
     elif need_dW:
         learn(&g, source_of(data(x), g.H, g.W, g.C), gradient, data(dW), NULL if db is None else data(db), accumulate)
-    if need_dx and winograd_pays(&g):
+    if need_dx and winograd_pays(&g, True):
         winograd_backward(&g, data(dy), data(W), data(dx))
     elif need_dx:
         s.source = gradient

@@ -4,50 +4,9 @@ import numpy as np
 import pytest
 
 import dd2424fast as dd
-from dd2424fast import kernels, plots
+from dd2424fast import plots
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-class Convolution(dd.nn.Module):
-    """3 x 3, padded."""
-
-    def __init__(self, channels, filters, *, dtype="float64", seed=None):
-        super().__init__(dtype=dtype, seed=seed)
-        self.add("weight", (3, 3, channels, filters), lambda shape, rng: rng.normal(size=shape))
-
-    def forward(self, x):
-        self.x = x
-        return kernels.conv2d_forward(x, self.weight, padding=(1, 1))
-
-    def backward(self, dy):
-        dx, self.dweight[...], _ = kernels.conv2d_backward(dy, self.x, self.weight, padding=(1, 1), use_bias=False)
-        return dx
-
-
-class Halved(dd.nn.Module):
-    """Every second pixel."""
-
-    def forward(self, x):
-        self.shape = x.shape
-        return np.ascontiguousarray(x[:, ::2, ::2])
-
-    def backward(self, dy):
-        dx = np.zeros(self.shape, dy.dtype)
-        dx[:, ::2, ::2] = dy
-        return dx
-
-
-class Mean(dd.nn.Module):
-    """Over the pixels."""
-
-    def forward(self, x):
-        self.shape = x.shape
-        return x.mean(axis=(1, 2))
-
-    def backward(self, dy):
-        pixels = self.shape[1] * self.shape[2]
-        return np.broadcast_to(dy[:, None, None] / pixels, self.shape).copy()
 
 
 @pytest.fixture
@@ -58,17 +17,16 @@ def image():
 def averaging():
     """A network that ends with a mean over the pixels and a linear layer, with all that differs in training."""
     nn, rng = dd.nn, np.random.default_rng(2)
-    layers = Convolution(3, 4), nn.BatchNorm(4, dtype="float64"), nn.ReLU(), Convolution(4, 5), nn.Tanh()
-    model = nn.Sequential(*layers, nn.Dropout(0.5), Mean(), nn.Linear(5, 3), seed=1)
+    layers = nn.Conv2d(3, 4, 3, padding=1, dtype="float64"), nn.BatchNorm(4), nn.ReLU(), nn.Conv2d(4, 5, 3, padding=1)
+    model = nn.Sequential(*layers, nn.Tanh(), nn.Dropout(0.5), nn.GlobalAvgPool2d(), nn.Linear(5, 3), seed=1)
     model.buffers[...] = rng.uniform(0.5, 2, model.buffers.size)
     return model
 
 
 def flattening():
     nn = dd.nn
-    return nn.Sequential(
-        Convolution(3, 4), nn.ReLU(), Halved(), nn.Flatten(), nn.Linear(48, 9), nn.Tanh(), nn.Linear(9, 3), seed=1
-    )
+    layers = nn.Conv2d(3, 4, 3, padding=1, dtype="float64"), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(48, 9)
+    return nn.Sequential(*layers, nn.Tanh(), nn.Linear(9, 3), seed=1)
 
 
 def heat_of(figure):
@@ -80,7 +38,9 @@ def test_behind_a_mean_it_is_the_class_activation_map(image):
     features = model[:5].eval().predict(image[None])[0]
     for label in range(3):
         expected = np.maximum(features @ model[7].weight[:, label] / 48, 0)  # 6 x 8 places
-        np.testing.assert_allclose(heat_of(plots.class_activation(model, image, label)), expected, rtol=1e-12)
+        np.testing.assert_allclose(
+            heat_of(plots.class_activation(model, image, label)), expected, rtol=1e-10, atol=1e-14
+        )
     found = plots.class_activation(model, image)
     label = int(model.predict(image[None]).argmax())
     np.testing.assert_array_equal(heat_of(found), heat_of(plots.class_activation(model, image, label)))
@@ -101,6 +61,24 @@ def test_elsewhere_it_is_weighed_by_gradients(image):
         expected = np.maximum(features[0] @ gradient, 0)
         assert expected.max() > 0
         np.testing.assert_allclose(heat_of(plots.class_activation(model, image, label)), expected, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("model", "shape"),
+    [
+        (dd.models.ConvNet((4, 8), 16, batch_norm=True, convs_per_block=2, image=(8, 12, 3), seed=1), (4, 6)),
+        (dd.models.ConvNet((4, 8), None, image=(8, 12, 3), dropout=0.2, seed=1), (4, 6)),
+        (dd.models.PatchifyNet(4, 5, 7, image=(8, 12, 3), seed=1), (2, 3)),
+    ],
+    ids=["ConvNet", "ConvNet-mean", "PatchifyNet"],
+)
+def test_the_library_s_models(model, shape):
+    image = np.random.default_rng(0).normal(size=(8, 12, 3)).astype("float32")
+    heat = [heat_of(plots.class_activation(model, image, label)) for label in range(10)]
+    assert np.shape(heat) == (10, *shape)
+    assert len({h.tobytes() for h in heat}) > 5
+    assert np.max(heat) > 0
+    assert len([place for place in plots.filters(model).axes if place.images]) in (4, 5)
 
 
 @pytest.mark.parametrize("make", [averaging, flattening])
