@@ -12,6 +12,7 @@ _MODULES = {
 _NAMES = {
     "Batch": "batches",
     "ConvNetClassifier": "estimators",
+    "Ensemble": "ensembles",
     "Trainer": "training",
     "TrainingDiverged": "training",
     "History": "history",
@@ -19,13 +20,16 @@ _NAMES = {
     "get_backend": "config",
     "get_matrix_unit": "config",
     "get_num_threads": "config",
+    "get_winograd": "config",
     "set_backend": "config",
     "set_matrix_unit": "config",
     "set_num_threads": "config",
+    "set_winograd": "config",
     "show_config": "config",
     "generate": "generation",
     "gradcheck": "gradients",
     "gradient_flow": "monitors",
+    "predict_proba": "ensembles",
     "profile": "profiling",
 }
 

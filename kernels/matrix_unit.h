@@ -36,17 +36,18 @@ typedef int32_t bits __attribute__((vector_size(64), may_alias));
 
 /* Two vectors of numbers as three of pairs of parts: lane i holds x[i] below y[i]. Parts are rounded to nearest, halves away
    from zero; NaN of any payload stays one in the last part, which is cut, not rounded. */
-ALWAYS_INLINE void unit_split(vec x, vec y, bfloat *to) {
+ALWAYS_INLINE void unit_split_into(vec x, vec y, bfloat *to, ptrdiff_t next) {
     const bits half = (bits){0} + 0x8000, upper = (bits){0} + (int32_t)0xffff0000;
     for (int part = 0; part < 3; part++) {
         bits a = (bits)x, b = (bits)y;
         if (part < 2) a += half, b += half;
         bits a_part = a & upper, b_part = b & upper;
-        *(bits *)(to + part * PART) = (bits)_mm512_srli_epi32((__m512i)a, 16) | b_part;
+        *(bits *)(to + part * next) = (bits)_mm512_srli_epi32((__m512i)a, 16) | b_part;
         x = x - (vec)a_part;
         y = y - (vec)b_part;
     }
 }
+ALWAYS_INLINE void unit_split(vec x, vec y, bfloat *to) { unit_split_into(x, y, to, PART); }
 
 /* n numbers as the parts of numbers in the same order, each part in a plane of its own, `next` apart. */
 static void unit_cut(const real *from, ptrdiff_t n, bfloat *to, ptrdiff_t next) {
@@ -69,6 +70,12 @@ static void unit_cut(const real *from, ptrdiff_t n, bfloat *to, ptrdiff_t next) 
             y = y - (vec)(b & upper);
         }
     }
+}
+
+/* n numbers (a multiple of 32) one place later, behind a zero; the last one is left out. */
+ALWAYS_INLINE void unit_shift(const bfloat *from, ptrdiff_t n, bfloat *to) {
+    _mm512_store_si512(to, _mm512_maskz_loadu_epi16((__mmask32)-2, from - 1));
+    for (ptrdiff_t i = 32; i < n; i += 32) _mm512_store_si512(to + i, _mm512_loadu_si512(from + i - 1));
 }
 
 /* Eight tiles of rows of 64 bytes, for blocks of 1 to 32 rows of A: the unit's time is that of the rows that are there. Whatever the
@@ -108,12 +115,12 @@ ALWAYS_INLINE void unit_close(void) { _tile_release(); }
     _tile_loadd(4, a + part * a_part, a_row); \
     if (R == 2) _tile_loadd(5, a + a_next + part * a_part, a_row)
 #define UNIT_B(part) \
-    _tile_loadd(6, b + part * PART, 64); \
-    if (V == 2) _tile_loadd(7, b + b_next + part * PART, 64)
+    _tile_loadd(6, b + part * b_part, 64); \
+    if (V == 2) _tile_loadd(7, b + b_next + part * b_part, 64)
 
 /* C[R x 16, V x 16] (+)= A B is begun, carried on over one tile of k in six steps, one for each pair of parts, and ended; a_next,
-   b_next: distance of the second row of A's tiles and of the second column of B's. A's tiles may also lie in three planes, a_part
-   apart, their rows a_row bytes apart and anywhere. Between the steps the vectors are free: 60 instructions there cost nothing. */
+   b_next: distance of the second row of A's tiles and of the second column of B's. Their parts may also lie in
+   planes, a_part and b_part apart, and A's rows a_row bytes apart. Between the steps the vectors are free: 60 instructions there cost nothing. */
 ALWAYS_INLINE void unit_begin(const int R, const int V, const real *c, ptrdiff_t c_row, int accumulate) {
     const ptrdiff_t row_bytes = c_row * (ptrdiff_t)sizeof(real);
     if (!accumulate) {
@@ -131,7 +138,7 @@ ALWAYS_INLINE void unit_begin(const int R, const int V, const real *c, ptrdiff_t
 }
 
 ALWAYS_INLINE void unit_step_in_planes(const int sixth, const int R, const int V, const bfloat *a, ptrdiff_t a_row,
-                                       ptrdiff_t a_part, ptrdiff_t a_next, const bfloat *b, ptrdiff_t b_next) {
+                                       ptrdiff_t a_part, ptrdiff_t a_next, const bfloat *b, ptrdiff_t b_part, ptrdiff_t b_next) {
     __m128 nudge;
     MEMORY_WRITTEN;
     switch (sixth) {
@@ -149,7 +156,7 @@ ALWAYS_INLINE void unit_step_in_planes(const int sixth, const int R, const int V
 }
 ALWAYS_INLINE void unit_step(const int sixth, const int R, const int V, const bfloat *a, ptrdiff_t a_next, const bfloat *b,
                              ptrdiff_t b_next) {
-    unit_step_in_planes(sixth, R, V, a, 64, PART, a_next, b, b_next);
+    unit_step_in_planes(sixth, R, V, a, 64, PART, a_next, b, PART, b_next);
 }
 
 ALWAYS_INLINE void unit_end(const int R, const int V, real *c, ptrdiff_t c_row) {
@@ -164,14 +171,16 @@ ALWAYS_INLINE void unit_end(const int R, const int V, real *c, ptrdiff_t c_row) 
 
 ALWAYS_INLINE void unit_layout(int rows) { (void)rows; }
 ALWAYS_INLINE void unit_close(void) {}
+ALWAYS_INLINE void unit_split_into(vec x, vec y, bfloat *to, ptrdiff_t next) { (void)x, (void)y, (void)to, (void)next; }
 ALWAYS_INLINE void unit_split(vec x, vec y, bfloat *to) { (void)x, (void)y, (void)to; }
+ALWAYS_INLINE void unit_shift(const bfloat *from, ptrdiff_t n, bfloat *to) { (void)from, (void)n, (void)to; }
 ALWAYS_INLINE void unit_cut(const real *from, ptrdiff_t n, bfloat *to, ptrdiff_t next) { (void)from, (void)n, (void)to, (void)next; }
 ALWAYS_INLINE void unit_begin(const int R, const int V, const real *c, ptrdiff_t c_row, int accumulate) {
     (void)R, (void)V, (void)c, (void)c_row, (void)accumulate;
 }
 ALWAYS_INLINE void unit_step_in_planes(const int sixth, const int R, const int V, const bfloat *a, ptrdiff_t a_row,
-                                       ptrdiff_t a_part, ptrdiff_t a_next, const bfloat *b, ptrdiff_t b_next) {
-    (void)sixth, (void)R, (void)V, (void)a, (void)a_row, (void)a_part, (void)a_next, (void)b, (void)b_next;
+                                       ptrdiff_t a_part, ptrdiff_t a_next, const bfloat *b, ptrdiff_t b_part, ptrdiff_t b_next) {
+    (void)sixth, (void)R, (void)V, (void)a, (void)a_row, (void)a_part, (void)a_next, (void)b, (void)b_part, (void)b_next;
 }
 ALWAYS_INLINE void unit_step(const int sixth, const int R, const int V, const bfloat *a, ptrdiff_t a_next, const bfloat *b,
                              ptrdiff_t b_next) {

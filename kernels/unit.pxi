@@ -5,17 +5,19 @@
 
 cdef extern from "matrix_unit.h" nogil:
     enum: MATRIX_UNIT
-    enum: UNIT_K, PARTS
+    enum: UNIT_K, PART, PARTS
     ctypedef unsigned short bfloat
     void unit_layout(int)
     void unit_close()
     void unit_prefetch_write(const real*)
     void unit_split(vec, vec, bfloat*)
+    void unit_split_into(vec, vec, bfloat*, Py_ssize_t)
+    void unit_shift(const bfloat*, Py_ssize_t, bfloat*)
     void unit_cut(const real*, Py_ssize_t, bfloat*, Py_ssize_t)
     void unit_begin(const int, const int, const real*, Py_ssize_t, bint)
     void unit_step(const int, const int, const int, const bfloat*, Py_ssize_t, const bfloat*, Py_ssize_t)
     void unit_step_in_planes(
-        const int, const int, const int, const bfloat*, Py_ssize_t, Py_ssize_t, Py_ssize_t, const bfloat*, Py_ssize_t)
+        const int, const int, const int, const bfloat*, Py_ssize_t, Py_ssize_t, Py_ssize_t, const bfloat*, Py_ssize_t, Py_ssize_t)
     void unit_end(const int, const int, real*, Py_ssize_t)
 
 cdef extern from *:

@@ -1,12 +1,7 @@
 # Convolution on the matrix unit. Needs unit.pxi, planes.pxi and windows.pxi's Job and Learning.
 #
 # A plane in parts holds a pixel's channels one after the other, so a tile of A is 16 cells of it, read where they lie: its rows are a
-# pixel apart, each the next 32 numbers of a run. A number is cut into parts once, however many windows see it. For the weights' gradient
-# the planes are turned, so that a row of a tile is 32 cells of one channel; a tap is a shift by so many cells.
-
-cdef enum:
-    UNIT_CELLS = 4     # tiles of cells, in the weights' gradient, whose parts stay in the first cache while all taps pass
-
+# pixel apart, each the next 32 numbers of a run. A number is cut into parts once, however many windows see it.
 
 cdef Py_ssize_t unit_tiles(const Plan* p, const Phase* phase) noexcept nogil:
     """Tiles of k of a phase: a run's last one may be filled in part."""
@@ -67,12 +62,12 @@ cdef inline forced_inline_void unit_windows(
     for r in range(phase.runs):
         a = planes + run[r].offset
         for k in range((run[r].length + UNIT_K - 1) // UNIT_K):
-            unit_step_in_planes(0, R, V, a, a_row, part, a_next, b, b_next)
-            unit_step_in_planes(1, R, V, a, a_row, part, a_next, b, b_next)
-            unit_step_in_planes(2, R, V, a, a_row, part, a_next, b, b_next)
-            unit_step_in_planes(3, R, V, a, a_row, part, a_next, b, b_next)
-            unit_step_in_planes(4, R, V, a, a_row, part, a_next, b, b_next)
-            unit_step_in_planes(5, R, V, a, a_row, part, a_next, b, b_next)
+            unit_step_in_planes(0, R, V, a, a_row, part, a_next, b, PART, b_next)
+            unit_step_in_planes(1, R, V, a, a_row, part, a_next, b, PART, b_next)
+            unit_step_in_planes(2, R, V, a, a_row, part, a_next, b, PART, b_next)
+            unit_step_in_planes(3, R, V, a, a_row, part, a_next, b, PART, b_next)
+            unit_step_in_planes(4, R, V, a, a_row, part, a_next, b, PART, b_next)
+            unit_step_in_planes(5, R, V, a, a_row, part, a_next, b, PART, b_next)
             a += UNIT_K
             b += PARTS
     unit_end(R, V, sums, 32)
@@ -146,113 +141,150 @@ cdef void unit_convolve(const Job* s, const Phase* phase, Py_ssize_t group, cons
 
 
 # ---- the weights' gradient ---------------------------------------------------------------------------------------------
+#
+# dW^T = dy^T x over cells: a row of a tile of A is 32 cells of one filter, a tile of B 32 cells of 16 channels, in pairs of cells. A tap
+# is a shift of x by so many cells. Pairs can be shifted by an even number; for odd taps there is a second copy of dy^T, a cell later.
+# (Shifting rows of x^T instead needs no copy, but their loads straddle cache lines: 210 GFLOP/s where aligned ones gave 280.)
 
-cdef inline Py_ssize_t turned_length(const Plane* p) noexcept nogil:
-    """Cells of a channel of a turned plane: an odd number of cache lines, so that channels do not meet in the same ones."""
-    cdef Py_ssize_t lines = (p.phase // p.channels + 32 + 31) // 32
-    return 32 * (lines if lines % 2 else lines + 1)
+cdef struct Turned:
+    # Where a stack of images lies in parts, and what is between two images, parts, filters or blocks of channels.
+    bfloat* dy
+    bfloat* x
+    Py_ssize_t dy_image
+    Py_ssize_t dy_part
+    Py_ssize_t dy_late     # to the copy that is a cell later
+    Py_ssize_t dy_row
+    Py_ssize_t x_image
+    Py_ssize_t x_part
+    Py_ssize_t x_block
+    Py_ssize_t tiles       # of 32 cells
+    Py_ssize_t images
 
 
-cdef void turn_plane(const real* plane, Py_ssize_t cells, Py_ssize_t C, Py_ssize_t length, bfloat* to, Py_ssize_t part) noexcept nogil:
-    """to[part][channel][cell] = plane[cell][channel] in parts, zeros from `cells` to `length`."""
-    cdef Py_ssize_t cell, c, i, j, channels, there
+cdef Turned turned_of(const Learning* s, char* memory) noexcept nogil:
+    """Lay a stack of images out; with no memory, x tells how many bytes it takes."""
+    cdef const Plane* plane = &s.plan.plane
+    cdef Turned t
+    cdef Py_ssize_t F = s.gradient.channels, C = plane.channels, planes = plane.sy * plane.sx
+    t.tiles = ((s.band - 1) * plane.pitch + s.plan.columns + 1 + 31) // 32
+    # An odd number of cache lines, so that rows do not meet in the same sets of a cache.
+    t.dy_row = UNIT_K * (t.tiles + 1 - t.tiles % 2)
+    t.dy_part = F * t.dy_row
+    t.dy_late = 3 * t.dy_part
+    t.dy_image = 6 * t.dy_part
+    t.x_block = up(plane.phase // C + UNIT_K, 2) * UNIT_K
+    t.x_part = planes * up(C, 16) * t.x_block
+    t.x_image = 3 * t.x_part
+    t.dy = <bfloat*> memory
+    t.images = s.stack
+    t.x = t.dy + t.images * t.dy_image
+    if memory == NULL:
+        t.x = <bfloat*> NULL + t.images * (t.dy_image + t.x_image)
+    return t
+
+
+cdef void turn_gradient(const real* dy, Py_ssize_t cells, Py_ssize_t F, const Turned* t, bfloat* to) noexcept nogil:
+    """to[late][part][filter][cell] = dy[cell][filter], a cell later in the second copy; zeros behind the last. F is a multiple of 16."""
+    cdef Py_ssize_t cell, f, i, j, there, part
     cdef real* turned = unit_memory.turned
-    for cell in range(0, length, 32):
-        there = min(<Py_ssize_t> 32, cells - cell)
-        for c in range(0, C, 16):
-            channels = min(<Py_ssize_t> 16, C - c)
-            if there == 32 and channels == 16:
-                vec_transpose(plane + cell * C + c, C, turned, 32)
-                vec_transpose(plane + (cell + 16) * C + c, C, turned + 16, 32)
+    for cell in range(0, t.dy_row, 32):
+        there = max(<Py_ssize_t> 0, min(<Py_ssize_t> 32, cells - cell))
+        for f in range(0, F, 16):
+            if there == 32:
+                vec_transpose(dy + cell * F + f, F, turned, 32)
+                vec_transpose(dy + (cell + 16) * F + f, F, turned + 16, 32)
             else:
-                for j in range(channels):
+                for j in range(16):
                     for i in range(32):
-                        turned[32 * j + i] = plane[(cell + i) * C + c + j] if i < there else 0
-            for j in range(channels):
-                unit_cut(turned + 32 * j, 32, to + (c + j) * length + cell, part)
+                        turned[32 * j + i] = dy[(cell + i) * F + f + j] if i < there else 0
+            for j in range(16):
+                unit_cut(turned + 32 * j, 32, to + (f + j) * t.dy_row + cell, t.dy_part)
+    for part in range(3):
+        for f in range(F):
+            unit_shift(to + part * t.dy_part + f * t.dy_row, t.dy_row, to + t.dy_late + part * t.dy_part + f * t.dy_row)
 
 
-cdef void cut_gradient(const real* dy, Py_ssize_t tiles, Py_ssize_t F, bfloat* to) noexcept nogil:
-    """Tiles of 32 cells of 16 filters: row i pairs cells 2 i and 2 i + 1. The filters' columns of tiles one after the other."""
-    cdef Py_ssize_t f, i
+cdef void pair_cells(const real* plane, Py_ssize_t cells, Py_ssize_t C, const Turned* t, bfloat* to) noexcept nogil:
+    """to[part][block][pair][channel][cell of the pair] = plane[cell][channel], zeros behind the last cell. C is a multiple of 16."""
+    cdef Py_ssize_t c, i, pairs = t.x_block // UNIT_K
     cdef const real* row
-    for f in range(0, F, 16):
-        row = dy + f
-        for i in range(16 * tiles):
-            unit_split(vec_load(row), vec_load(row + F), to + i // 16 * PARTS + i % 16 * UNIT_K)
-            row += 2 * F
-        to += tiles * PARTS
+    for c in range(0, C, 16):
+        row = plane + c
+        for i in range(cells // 2):
+            unit_split_into(vec_load(row), vec_load(row + C), to + i * UNIT_K, t.x_part)
+            row += 2 * C
+        for i in range(cells // 2, pairs):
+            unit_split_into(vec_load(row) if 2 * i < cells else vec_zero(), vec_zero(), to + i * UNIT_K, t.x_part)
+            row += 2 * C
+        to += t.x_block
 
 
 cdef inline forced_inline_void unit_learn_block(
-    const int R, const int V, Py_ssize_t tiles, const bfloat* a, Py_ssize_t length, Py_ssize_t part, const bfloat* b, Py_ssize_t b_next, real* c,
-    Py_ssize_t F) noexcept nogil:
-    cdef Py_ssize_t k, a_row = length * sizeof(bfloat)
-    unit_begin(R, V, c, F, True)
-    for k in range(tiles):
-        unit_step_in_planes(0, R, V, a, a_row, part, 16 * length, b, b_next)
-        unit_step_in_planes(1, R, V, a, a_row, part, 16 * length, b, b_next)
-        unit_step_in_planes(2, R, V, a, a_row, part, 16 * length, b, b_next)
-        unit_step_in_planes(3, R, V, a, a_row, part, 16 * length, b, b_next)
-        unit_step_in_planes(4, R, V, a, a_row, part, 16 * length, b, b_next)
-        unit_step_in_planes(5, R, V, a, a_row, part, 16 * length, b, b_next)
-        a += UNIT_K
-        b += PARTS
-    unit_end(R, V, c, F)
-
-
-cdef void unit_learn_band(const Learning* s, Py_ssize_t image, Py_ssize_t first, Py_ssize_t slice, real* sums, char* memory) noexcept nogil:
-    """As learn_band."""
-    cdef const Plan* p = &s.plan
-    cdef Py_ssize_t rows = min(s.band, p.rows - first), F = s.gradient.channels, C = p.plane.channels, i
-    cdef Py_ssize_t length = turned_length(&p.plane), planes = p.plane.sy * p.plane.sx, part = planes * C * length
-    cdef Py_ssize_t cells = (rows - 1) * p.plane.pitch + p.columns, tiles = (cells + 31) // 32
-    cdef Canvas to
-    cdef real* dy
-    cdef bfloat* a
-    cdef bfloat* b
-    to.row = <real*> memory
-    to.numbers = <real*> (memory + lines_of(max(s.source.columns * s.source.channels, s.gradient.columns * F) * sizeof(real)))
-    to.parts, to.part = NULL, 0
-    dy = to.numbers + whole_vectors(planes * p.plane.phase)
-    a = <bfloat*> (dy + whole_vectors((s.band * p.plane.pitch + 32) * F))
-    b = a + 3 * part
-    fill_plane(&s.source, image, &p.plane, first, rows, &to)
-    fill_gradient(&s.gradient, image, first, rows, p.plane.pitch, to.row, dy)
-    memset(dy + rows * p.plane.pitch * F, 0, 32 * F * sizeof(real))
-    for i in range(planes):
-        turn_plane(to.numbers + i * p.plane.phase, p.plane.phase // C, C, length, a + i * C * length, part)
-    cut_gradient(dy, tiles, F, b)
-    for i in range(p.groups):
-        unit_learn_group(s, i, slice, a, length, part, b, tiles, sums)
-    if s.use_bias and slice == 0:
-        sum_columns(dy, cells, F, 0, F, sums + s.taps * p.depth * F)
-
-
-cdef void unit_learn_group(const Learning* s, Py_ssize_t group, Py_ssize_t slice, const bfloat* planes, Py_ssize_t length, Py_ssize_t part,
-                           const bfloat* gradient, Py_ssize_t tiles, real* sums) noexcept nogil:
-    cdef const Plan* p = &s.plan
-    cdef Py_ssize_t F = s.gradient.channels, C = p.plane.channels, b_next = tiles * PARTS, pairs = (p.width + 31) // 32
-    cdef Py_ssize_t start = 0, count, pair, f, c, r, t, offset
-    cdef const Run* run
+    const int R, const int V, const Turned* t, const bfloat* dy, const bfloat* x, real* c, Py_ssize_t c_row) noexcept nogil:
+    """c[R x 16 filters, V x 16 channels] += dy^T x over the cells of a stack of images"""
+    cdef Py_ssize_t image, k, a_row = t.dy_row * sizeof(bfloat), a_next = 16 * t.dy_row
     cdef const bfloat* a
     cdef const bfloat* b
+    unit_begin(R, V, c, c_row, True)
+    for image in range(t.images):
+        a = dy + image * t.dy_image
+        b = x + image * t.x_image
+        for k in range(t.tiles):
+            unit_step_in_planes(0, R, V, a, a_row, t.dy_part, a_next, b, t.x_part, t.x_block)
+            unit_step_in_planes(1, R, V, a, a_row, t.dy_part, a_next, b, t.x_part, t.x_block)
+            unit_step_in_planes(2, R, V, a, a_row, t.dy_part, a_next, b, t.x_part, t.x_block)
+            unit_step_in_planes(3, R, V, a, a_row, t.dy_part, a_next, b, t.x_part, t.x_block)
+            unit_step_in_planes(4, R, V, a, a_row, t.dy_part, a_next, b, t.x_part, t.x_block)
+            unit_step_in_planes(5, R, V, a, a_row, t.dy_part, a_next, b, t.x_part, t.x_block)
+            a += UNIT_K
+            b += 16 * UNIT_K
+    unit_end(R, V, c, c_row)
+
+
+cdef void unit_learn_group(const Learning* s, const Turned* t, Py_ssize_t group, Py_ssize_t slice, real* sums) noexcept nogil:
+    """sums[tap][filter][channel of the group]"""
+    cdef const Plan* p = &s.plan
+    cdef Py_ssize_t F = s.gradient.channels, C = p.plane.channels, pairs = (p.width + 31) // 32
+    cdef Py_ssize_t pair, f, c, r, i, cell
+    cdef const Run* run
+    cdef const bfloat* dy
+    cdef const bfloat* x
     cdef real* to
-    while start < tiles:
-        count = min(<Py_ssize_t> UNIT_CELLS, tiles - start)
-        for pair in range(pairs * slice // s.slices, pairs * (slice + 1) // s.slices):
-            f = group * p.width + 32 * pair
-            b = gradient + f // 16 * b_next + start * PARTS
-            for c in range(0, p.depth, 32):
-                for r in range(p.phase.runs):
-                    run = p.run + r
-                    offset = run.offset // p.plane.phase * C * length + run.offset % p.plane.phase // C
-                    for t in range(run.taps):
-                        a = planes + (group * p.depth + c) * length + offset + t + start * UNIT_K
-                        to = sums + (p.tap[run.first + t] * p.depth + c) * F + f
-                        if p.depth - c > 16:
-                            if p.width - 32 * pair > 16: unit_learn_block(2, 2, count, a, length, part, b, b_next, to, F)
-                            else: unit_learn_block(2, 1, count, a, length, part, b, b_next, to, F)
-                        elif p.width - 32 * pair > 16: unit_learn_block(1, 2, count, a, length, part, b, b_next, to, F)
-                        else: unit_learn_block(1, 1, count, a, length, part, b, b_next, to, F)
-        start += UNIT_CELLS
+    for pair in range(pairs * slice // s.slices, pairs * (slice + 1) // s.slices):
+        f = group * p.width + 32 * pair
+        for c in range(0, p.depth, 32):
+            for r in range(p.phase.runs):
+                run = p.run + r
+                for i in range(run.taps):
+                    cell = run.offset % p.plane.phase // C + i
+                    dy = t.dy + f * t.dy_row + (t.dy_late if cell % 2 else 0)
+                    x = (t.x + (run.offset // p.plane.phase * C + group * p.depth + c) // 16 * t.x_block
+                         + (cell - cell % 2) // 2 * UNIT_K)
+                    to = sums + (p.tap[run.first + i] * F + f) * p.depth + c
+                    if p.width - 32 * pair > 16:
+                        if p.depth - c > 16: unit_learn_block(2, 2, t, dy, x, to, p.depth)
+                        else: unit_learn_block(2, 1, t, dy, x, to, p.depth)
+                    elif p.depth - c > 16: unit_learn_block(1, 2, t, dy, x, to, p.depth)
+                    else: unit_learn_block(1, 1, t, dy, x, to, p.depth)
+
+
+cdef void unit_learn_stack(const Learning* s, Py_ssize_t image, Py_ssize_t images, Py_ssize_t first, Py_ssize_t slice, real* sums,
+                           char* memory) noexcept nogil:
+    """As learn_band, for several images at a time."""
+    cdef const Plan* p = &s.plan
+    cdef Py_ssize_t rows = min(s.band, p.rows - first), F = s.gradient.channels, C = p.plane.channels, i, j
+    cdef Py_ssize_t cells = (rows - 1) * p.plane.pitch + p.columns
+    cdef Bench at = bench_of(s, memory)
+    cdef Turned t = turned_of(s, at.rest)
+    for i in range(images):
+        fill_plane(&s.source, image + i, &p.plane, first, rows, &at.plane)
+        fill_gradient(&s.gradient, image + i, first, rows, p.plane.pitch, at.plane.row, at.dy)
+        for j in range(p.plane.sy * p.plane.sx):
+            pair_cells(at.plane.numbers + j * p.plane.phase, (rows + p.plane.below) * p.plane.pitch + p.plane.beside, C, &t,
+                       t.x + i * t.x_image + j * C // 16 * t.x_block)
+        turn_gradient(at.dy, cells, F, &t, t.dy + i * t.dy_image)
+        if s.use_bias and slice == 0:
+            sum_columns(at.dy, cells, F, 0, F, sums + s.taps * p.depth * F)
+    t.images = images
+    for i in range(p.groups):
+        unit_learn_group(s, &t, i, slice, sums)

@@ -23,6 +23,16 @@ cdef inline Py_ssize_t lines_of(Py_ssize_t bytes) noexcept nogil:
     return (bytes + 63) // 64 * 64
 
 
+cdef inline Py_ssize_t odd_lines(Py_ssize_t bytes) noexcept nogil:
+    """Rounded up to an odd number of cache lines: what lies so far apart does not meet in the same sets of a cache."""
+    return lines_of(bytes) + (0 if lines_of(bytes) // 64 % 2 else 64)
+
+
+cdef inline Py_ssize_t whole_lines(Py_ssize_t n) noexcept nogil:
+    """So many numbers, rounded up to whole cache lines."""
+    return lines_of(n * sizeof(real)) // sizeof(real)
+
+
 cdef inline Py_ssize_t whole_vectors(Py_ssize_t n) noexcept nogil:
     return (n + LANES - 1) // LANES * LANES
 
@@ -185,6 +195,7 @@ cdef struct Learning:
     Py_ssize_t images
     Py_ssize_t band
     Py_ssize_t bands
+    Py_ssize_t stack       # images at a time, for the matrix unit
     Py_ssize_t chunks
     Py_ssize_t slices
     Py_ssize_t taps
@@ -285,43 +296,101 @@ cdef void learn_depthwise(const Learning* s, const real* plane, const real* dy, 
         j += LANES
 
 
+cdef struct Bench:
+    # A thread's memory: planes of x, rows of dy in their cells, and what is behind them.
+    Canvas plane
+    real* dy
+    char* rest
+
+
+cdef Bench bench_of(const Learning* s, char* memory) noexcept nogil:
+    cdef Bench b
+    cdef const Plane* p = &s.plan.plane
+    b.plane.row = <real*> memory
+    b.plane.numbers = <real*> (memory + lines_of(max(s.source.columns * s.source.channels, s.gradient.columns * s.gradient.channels)
+                                                 * sizeof(real)))
+    b.plane.parts, b.plane.part = NULL, 0
+    b.dy = b.plane.numbers + whole_lines(p.sy * p.sx * p.phase)
+    b.rest = <char*> (b.dy + whole_lines((s.band * p.pitch + 32) * s.gradient.channels))
+    return b
+
+
 cdef void learn_band(const Learning* s, Py_ssize_t image, Py_ssize_t first, Py_ssize_t slice, real* sums, char* memory) noexcept nogil:
     cdef const Plan* p = &s.plan
     cdef Py_ssize_t rows = min(s.band, p.rows - first), F = s.gradient.channels, group, count, cells
-    cdef Canvas to
-    cdef real* dy
-    to.row = <real*> memory
-    to.numbers = <real*> (memory + lines_of(max(s.source.columns * s.source.channels, s.gradient.columns * F) * sizeof(real)))
-    to.parts, to.part = NULL, 0
-    dy = to.numbers + whole_vectors(p.plane.sy * p.plane.sx * p.plane.phase)
-    fill_plane(&s.source, image, &p.plane, first, rows, &to)
-    fill_gradient(&s.gradient, image, first, rows, p.plane.pitch, to.row, dy)
+    cdef Bench at = bench_of(s, memory)
+    fill_plane(&s.source, image, &p.plane, first, rows, &at.plane)
+    fill_gradient(&s.gradient, image, first, rows, p.plane.pitch, at.plane.row, at.dy)
     cells = (rows - 1) * p.plane.pitch + p.columns
     if s.depthwise:
         count = (F + LANES - 1) // LANES
-        learn_depthwise(s, to.numbers, dy, cells, count * slice // s.slices, count * (slice + 1) // s.slices, sums)
+        learn_depthwise(s, at.plane.numbers, at.dy, cells, count * slice // s.slices, count * (slice + 1) // s.slices, sums)
     else:
         count = panels_of((p.width + LANES - 1) // LANES)
         for group in range(p.groups):
-            learn_rows(s, group, to.numbers, dy, cells, count * slice // s.slices, count * (slice + 1) // s.slices, sums)
+            learn_rows(s, group, at.plane.numbers, at.dy, cells, count * slice // s.slices, count * (slice + 1) // s.slices, sums)
     if s.use_bias and slice == 0:
-        sum_columns(dy, cells, F, 0, F, sums + s.taps * p.depth * F)
+        sum_columns(at.dy, cells, F, 0, F, sums + s.taps * p.depth * F)
 
 
 cdef void learn_share(const Learning* s, int part, int parts) noexcept nogil:
     """Items are chunks of the images times slices of the filters."""
-    cdef Py_ssize_t items = s.chunks * s.slices, item, chunk, image, band
+    cdef Py_ssize_t items = s.chunks * s.slices, item, chunk, image, stop, band, stack = s.stack if s.on_unit else 1
+    cdef char* memory = s.memory + part * s.thread_bytes
     cdef real* sums
     if s.on_unit:
         unit_open()
     for item in range(items * part // parts, items * (part + 1) // parts):
         chunk = item // s.slices
         sums = s.sums + chunk * s.sums_size
-        for image in range(s.images * chunk // s.chunks, s.images * (chunk + 1) // s.chunks):
+        image, stop = s.images * chunk // s.chunks, s.images * (chunk + 1) // s.chunks
+        while image < stop:
             for band in range(s.bands):
                 if s.on_unit:
-                    unit_learn_band(s, image, band * s.band, item % s.slices, sums, s.memory + part * s.thread_bytes)
+                    unit_learn_stack(s, image, min(stack, stop - image), band * s.band, item % s.slices, sums, memory)
                 else:
-                    learn_band(s, image, band * s.band, item % s.slices, sums, s.memory + part * s.thread_bytes)
+                    learn_band(s, image, band * s.band, item % s.slices, sums, memory)
+            image += stack
     if s.on_unit:
         unit_close()
+
+
+cdef void add_chunks(const real* sums, Py_ssize_t sums_size, Py_ssize_t chunks, Py_ssize_t size, real* to, bint accumulate) noexcept nogil:
+    """to (+)= the chunks' sums, in their order."""
+    cdef Py_ssize_t i = 0, chunk, n
+    cdef vec total
+    while i < size:
+        n = min(<Py_ssize_t> LANES, size - i)
+        total = vec_load_part(sums + i, n)
+        for chunk in range(1, chunks):
+            total = total + vec_load_part(sums + chunk * sums_size + i, n)
+        if accumulate:
+            total = total + vec_load_part(to + i, n)
+        vec_store_part(to + i, total, n)
+        i += LANES
+
+
+cdef void add_turned_chunks(real* sums, Py_ssize_t sums_size, Py_ssize_t chunks, Py_ssize_t taps, Py_ssize_t C, Py_ssize_t F, real* dW,
+                            bint accumulate) noexcept nogil:
+    """dW[tap][c][f] (+)= the chunks' sums[tap][f][c], in their order."""
+    cdef Py_ssize_t tap, f, c, i, j
+    cdef real block[16 * 16]
+    cdef real* to
+    if chunks > 1:
+        add_chunks(sums, sums_size, chunks, taps * C * F, sums, False)
+    for tap in range(taps):
+        c = 0
+        while c < C:
+            f = 0
+            while f < F:
+                to = dW + (tap * C + c) * F + f
+                if c + LANES <= C and f + LANES <= F:
+                    vec_transpose(sums + (tap * F + f) * C + c, C, block, LANES)
+                    for i in range(LANES):
+                        vec_store(to + i * F, vec_load(block + LANES * i) + (vec_load(to + i * F) if accumulate else vec_zero()))
+                else:
+                    for i in range(min(<Py_ssize_t> LANES, C - c)):
+                        for j in range(min(<Py_ssize_t> LANES, F - f)):
+                            to[i * F + j] = sums[(tap * F + f + j) * C + c + i] + (to[i * F + j] if accumulate else 0)
+                f += LANES
+            c += LANES

@@ -218,16 +218,23 @@ class MaxPool2d(_Pool):
         if self.size[0] * self.size[1] > 255:
             raise ValueError(f"size: expected a window of at most 255 pixels, got {self.size[0]} x {self.size[1]}")
 
-    def _forward(self, x, work):
+    # Activations that never fall may as well be applied to the largest number as before it is chosen: to fewer numbers.
+    can_precede = ("relu", "leaky_relu")
+
+    def _forward(self, x, work, activation="identity"):
         y = self._output(x, work)
         place = work.array(self, "place", y.shape, _UINT8)
         kernels.max_pool2d_forward(x, self.size, self.stride, self.padding, y, place)
+        if activation != "identity":
+            kernels.activation_forward(y, activation, y)
         if work.training:
-            work.saved[self] = x.shape, place
+            work.saved[self] = x.shape, place, y, activation
         return y
 
     def _backward(self, dy, work, need_dx):
-        shape, place = work.saved[self]
+        shape, place, y, activation = work.saved[self]
+        if activation != "identity":
+            dy = kernels.activation_backward(dy, y, activation, dy)
         dx = work.array(self, "dx", shape, self.dtype)
         return kernels.max_pool2d_backward(dy, place, shape[1:3], self.size, self.stride, self.padding, dx)
 

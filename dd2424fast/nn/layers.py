@@ -324,21 +324,21 @@ class BatchNorm(_Norm):
             kernels.batch_norm_forward(
                 rows, gamma, beta, mean, variance, self.momentum, self.eps, activation, y, batch_mean, rstd
             )
-            work.saved[self] = rows, y, activation, batch_mean, rstd
+            work.saved[self] = rows, activation, batch_mean, rstd
         else:
             kernels.batch_norm_inference(rows, gamma, beta, mean, variance, self.eps, activation, y)
             if work.training:
-                work.saved[self] = rows, y, activation, mean, 1 / np.sqrt(variance + self.dtype.type(self.eps))
+                work.saved[self] = rows, activation, mean, 1 / np.sqrt(variance + self.dtype.type(self.eps))
         return y if x.ndim == 2 else y.reshape(x.shape)
 
     def _backward(self, dy, work, need_dx):
-        rows, y, activation, mean, rstd = work.saved[self]
+        rows, activation, mean, rstd = work.saved[self]
         shape, dy = dy.shape, dy.reshape(rows.shape)
-        if activation != "identity":
-            dy = kernels.activation_backward(dy, y, activation, dy)
         dx = work.array(self, "dx", rows.shape, self.dtype)
         gamma, dgamma, dbeta = self._weight.value, self._weight.gradient, self._bias.gradient
-        kernels.batch_norm_backward(dy, rows, gamma, mean, rstd, dx, dgamma, dbeta, False, self.frozen)
+        kernels.batch_norm_backward(
+            dy, rows, gamma, mean, rstd, dx, dgamma, dbeta, False, self.frozen, self._bias.value, activation
+        )
         self._zero_frozen()
         return dx.reshape(shape)
 

@@ -4,6 +4,7 @@ import contextlib
 
 from .. import kernels
 from ..configuration import positive_integer
+from .images import Conv2d
 from .layers import BatchNorm, _Elementwise
 from .module import Module, shown
 
@@ -12,8 +13,9 @@ class Sequential(Module):
     """Apply layers in turn. Parameters are named by the layer's place: `0.weight`, `2.bias`, as in PyTorch.
 
     An activation behind a Linear, Conv2d or BatchNorm layer is applied as that layer's result is finished, without a
-    pass of its own; so is, in evaluation, a BatchNorm behind a Conv2d. Where layers are frozen, the backward pass ends
-    at the first one that is trained.
+    pass of its own; so is, in evaluation, a BatchNorm behind a Conv2d. A ReLU between a Conv2d and a MaxPool2d is
+    applied behind the pool, to fewer numbers. Where layers are frozen, the backward pass ends at the first one that is
+    trained.
 
     Parameters
     ----------
@@ -110,6 +112,8 @@ class Sequential(Module):
             before, told = self._stages[-1] if self._stages else (None, ())
             if isinstance(layer, _Elementwise) and not told and layer.activation in getattr(before, "can_end_with", ()):
                 self._stages[-1] = before, (layer.activation,)
+            elif type(before) is Conv2d and told and told[0] in getattr(layer, "can_precede", ()):
+                self._stages[-1:] = (before, ()), (layer, told)
             else:
                 self._stages.append((layer, ()))
         self._stages_in_use = []  # in evaluation: the batch normalisation, too, that a convolution ends with
