@@ -11,6 +11,7 @@ _MODULES = {
 }  # fmt: skip
 _NAMES = {
     "Batch": "batches",
+    "ConvNetClassifier": "estimators",
     "Ensemble": "ensembles",
     "Trainer": "training",
     "TrainingDiverged": "training",

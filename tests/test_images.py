@@ -594,6 +594,18 @@ def test_gradients_of_frozen_parts_of_a_language_model_are_zero(options, prefix)
         assert bool(p.gradient.any()) == p.trainable, name
 
 
+def test_a_copy_learns_anew_what_is_frozen(images, monkeypatch):
+    """In another process the count of changes, by which a model knows them, may be anything."""
+    model = frozen_net()
+    dd.Trainer(model, dd.optim.SGD(0.1)).step(*images)
+    clone = pickle.loads(pickle.dumps(model))
+    clone.parameters  # noqa: B018 (lays the flat vectors, which counts as a change)
+    clone.freeze("0")
+    monkeypatch.setattr(nn.Parameter, "changes", model._planned_at)
+    dd.Trainer(clone, dd.optim.SGD(0.1)).step(*images)
+    assert not clone[0].gradients.any()
+
+
 @pytest.mark.parametrize(("prefix", "model", "shape"), list(a_frozen_part_of_each_kind()))
 def test_gradients_of_frozen_parameters_are_zero_so_no_norm_counts_them(prefix, model, shape):
     rng = np.random.default_rng(0)

@@ -162,7 +162,7 @@ class Conv2d(_Windowed):
         x, y, activation = work.saved[self]
         if activation != "identity":
             dy = kernels.activation_backward(dy, y, activation, dy)
-        trained = self._plan()[0]
+        trained, frozen = self._plan()
         dx = work.array(self, "dx", x.shape, self.dtype) if need_dx else None
         kernels.conv2d_backward(
             dy,
@@ -180,7 +180,7 @@ class Conv2d(_Windowed):
             False,
             trained,
         )
-        if trained:
+        if trained and frozen:
             self._zero_frozen()
         return dx
 

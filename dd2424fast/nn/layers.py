@@ -94,11 +94,11 @@ class Linear(Module):
             dy = kernels.activation_backward(dy, y, activation, dy)
         weight, bias = self._weight, self._bias
         dx = work.array(self, "dx", x.shape, self.dtype) if need_dx else None
-        trained = self._plan()[0]
+        trained, frozen = self._plan()
         dW = weight.gradient if trained else None
         db = bias.gradient if trained and bias is not None else None
         kernels.linear_backward(dy, x, weight.value, dx, dW, db, need_dx, bias is not None, False, trained)
-        if trained:
+        if trained and frozen:
             self._zero_frozen()
         return dx
 

@@ -166,16 +166,22 @@ class Sequential(Module):
         return self.layers[0]._converted(x) if self.layers else super()._converted(x)
 
     def _forward(self, x, work):
+        y = x
         try:
-            return self._run(x, work)
+            for layer, told in self._stages if work.training else self._stages_in_use:
+                y = layer._forward(y, work, *told) if told else layer._forward(y, work)
         except ValueError:
-            _name_misfit(self, x)
+            self._name_misfit(x)
             raise
+        return y
 
-    def _run(self, x, work):
-        for layer, told in self._stages if work.training else self._stages_in_use:
-            x = layer._forward(x, work, *told)
-        return x
+    def _name_misfit(self, x):
+        """Raise a ValueError that names the layer, where one cannot take what an x of this shape becomes."""
+        try:
+            for _ in self._walk(x.shape[1:]):
+                pass
+        except ValueError as error:
+            raise error from None
 
     def _make_plan(self):
         """The stages from the last on: each layer, whether one before it is trained, and whether it or one before it
@@ -202,15 +208,6 @@ def image_shape(image):
     if not isinstance(image, tuple | list) or len(image) != 3:
         raise ValueError(f"image: expected (height, width, channels), got {image!r}")
     return tuple(positive_integer(f"image[{i}]", size) for i, size in enumerate(image))
-
-
-def _name_misfit(model, x):
-    """Raise a ValueError that names the layer, where one cannot take what an x of this shape becomes."""
-    try:
-        for _ in model._walk(x.shape[1:]):
-            pass
-    except ValueError as error:
-        raise error from None
 
 
 class Residual(Sequential):
@@ -287,11 +284,15 @@ class Residual(Sequential):
         last, told = self._stages[-1]
         self._spared = not told and last.spares_buffers
 
-    def _run(self, x, work):
-        y = super()._run(x, work)
-        past = x if self.shortcut is None else self.shortcut._forward(x, work)
+    def _forward(self, x, work):
+        y = super()._forward(x, work)
         out = y if self._spared else work.array(self, "y", y.shape, self.dtype)
-        kernels.residual_add_forward(y, past, self.activation, out)
+        try:
+            past = x if self.shortcut is None else self.shortcut._forward(x, work)
+            kernels.residual_add_forward(y, past, self.activation, out)
+        except ValueError:
+            self._name_misfit(x)
+            raise
         if work.training:
             work.saved[self] = out
         return out
