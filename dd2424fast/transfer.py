@@ -353,8 +353,13 @@ def _key(trunk, x):
     """A hash of all that features depend on."""
     digest = hashlib.sha256(f"{trunk.dtype} {get_backend()} {get_matrix_unit()}".encode())
     for path, module in trunk.modules():
-        digest.update(f"{path} {type(module).__qualname__ if module.children() else module!r} ".encode())
+        settings = {name: value for name, value in module.config.items() if not _holds_modules(value)}
+        digest.update(f"{path} {type(module).__qualname__} {settings} ".encode())
     for name, a in [*trunk.state_dict().items(), ("x", x)]:
         digest.update(f"{name} {a.dtype} {a.shape} ".encode())
         digest.update(np.ascontiguousarray(a).data)
     return digest.hexdigest()
+
+
+def _holds_modules(value):
+    return any(isinstance(item, Module) for item in (value if isinstance(value, tuple | list) else (value,)))
