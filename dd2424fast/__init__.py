@@ -7,9 +7,11 @@ import importlib
 
 _MODULES = {
     "bench", "callbacks", "cli", "data", "kernels", "losses", "metrics", "models", "nn", "optim", "plots", "schedules",
+    "transfer",
 }  # fmt: skip
 _NAMES = {
     "Batch": "batches",
+    "Ensemble": "ensembles",
     "Trainer": "training",
     "TrainingDiverged": "training",
     "History": "history",
@@ -17,13 +19,16 @@ _NAMES = {
     "get_backend": "config",
     "get_matrix_unit": "config",
     "get_num_threads": "config",
+    "get_winograd": "config",
     "set_backend": "config",
     "set_matrix_unit": "config",
     "set_num_threads": "config",
+    "set_winograd": "config",
     "show_config": "config",
     "generate": "generation",
     "gradcheck": "gradients",
     "gradient_flow": "monitors",
+    "predict_proba": "ensembles",
     "profile": "profiling",
 }
 

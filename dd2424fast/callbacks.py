@@ -3,6 +3,7 @@
 A callback's `state()` goes into checkpoints, so that a resumed training ends as an uninterrupted one would.
 """
 
+import copy
 import math
 import os
 import sys
@@ -12,6 +13,7 @@ import numpy as np
 from . import kernels, plots
 from .configuration import Configured, integer_in, positive_integer, real_in
 from .data.tokenizers import Tokenizer
+from .ensembles import Ensemble
 from .generation import check_tokenizer, generate
 from .metrics import SmoothedLoss
 from .monitors import gradient_flow
@@ -26,15 +28,27 @@ class Callback(Configured):
     ----------
     last_update : int or None
         After how many updates in all it will end training, where it knows; for the time left that is shown.
+    order : int
+        Callbacks of a lower order are called first, whatever their place among the others.
+    unfreezes : bool
+        Whether it lets parameters be trained that may be frozen when the fit begins.
     """
 
     last_update = None
+    order = 0
+    unfreezes = False  # whether it lets parameters be trained that are frozen when the fit begins
 
     def fit_begins(self, trainer):
         """Called once, before the first update."""
 
     def update_ends(self, trainer, loss):
         """Called after every update with its loss."""
+
+    def evaluation_begins(self, trainer):
+        """Called after every epoch's last update, before the validation data are evaluated."""
+
+    def evaluation_ends(self, trainer):
+        """Called when the callbacks have seen the epoch's row, before a checkpoint is written."""
 
     def epoch_ends(self, trainer, row):
         """Called after every epoch with the row that was added to the history."""
@@ -105,7 +119,7 @@ class EarlyStopping(_Monitor):
         if self.better(row):
             self.waited = 0
             if self.restore_best_weights:
-                self.weights = np.concatenate([trainer.model.parameters, trainer.model.buffers])
+                self.weights = _weights_of(trainer.model)
             return
         self.waited += 1
         self._stop_if_due(trainer)
@@ -122,6 +136,11 @@ class EarlyStopping(_Monitor):
 
     def state(self):
         return {"best": self.best, "best_epoch": self.best_epoch, "waited": self.waited, "weights": self.weights}
+
+
+def _weights_of(model):
+    """A copy of a model's parameters, and of its running statistics behind them."""
+    return np.concatenate([model.parameters, model.buffers])
 
 
 def _put_back(model, weights):
@@ -150,7 +169,7 @@ class BestModel(_Monitor):
 
     def epoch_ends(self, trainer, row):
         if self.better(row):
-            self.weights = np.concatenate([trainer.model.parameters, trainer.model.buffers])
+            self.weights = _weights_of(trainer.model)
             if self.path is not None:
                 trainer.model.save(self.path)
 
@@ -160,6 +179,127 @@ class BestModel(_Monitor):
 
     def state(self):
         return {"best": self.best, "best_epoch": self.best_epoch, "weights": self.weights}
+
+
+class WeightAverage(Callback):
+    """Keep an exponential moving average of the parameters and running statistics, and evaluate with it.
+
+        average = d average + (1 - d) weights,    d = min(decay, (1 + t) / (10 + t)) after t updates
+
+    so that the first weights are soon forgotten (TensorFlow's ExponentialMovingAverage has the same rule). The
+    validation data are evaluated with the average in the model's place, and the other callbacks see it at the end of an
+    epoch: `BestModel` keeps an average. Training itself and checkpoints are not touched by it.
+
+    Parameters
+    ----------
+    decay : float in [0, 1]
+    replace : bool
+        Put the average into the model when training ends.
+
+    Attributes
+    ----------
+    average : ndarray, or None before training
+        Of the parameters, and of the buffers behind them.
+    updates : int
+        Weights averaged.
+
+    References
+    ----------
+    Polyak and Juditsky 1992, doi:10.1137/0330046 (for the plain mean).
+    """
+
+    order = -1  # what the average is put into, others look at
+
+    def __init__(self, decay=0.999, replace=True):
+        self.decay = real_in("decay", decay, 0, 1)
+        self.replace = replace
+        self.average = None
+        self.updates = 0
+        self._held = None
+
+    def fit_begins(self, trainer):
+        if self.average is None:
+            self.average = _weights_of(trainer.model)
+        size = trainer.model.parameters.size + trainer.model.buffers.size
+        if self.average.size != size:
+            ours, self.average = self.average.size, None
+            raise ValueError(f"WeightAverage: its average was of a model with {ours} numbers, this one has {size}")
+
+    def update_ends(self, trainer, loss):
+        model, size = trainer.model, trainer.model.parameters.size
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        kernels.moving_average(self.average[:size], model.parameters, decay)
+        if model.buffers.size:
+            kernels.moving_average(self.average[size:], model.buffers, decay)
+        self.updates += 1
+
+    def evaluation_begins(self, trainer):
+        self._held = _weights_of(trainer.model)
+        _put_back(trainer.model, self.average)
+
+    def evaluation_ends(self, trainer):
+        _put_back(trainer.model, self._held)
+        self._held = None
+
+    def fit_ends(self, trainer):
+        if self.replace and trainer.stop_reason != "interrupted":
+            _put_back(trainer.model, self.average)
+
+    def state(self):
+        return {"average": self.average, "updates": self.updates}
+
+
+class Snapshots(Callback):
+    """Keep the weights at the end of every cycle of the learning rate, where it is lowest: an ensemble for the price of
+    one training (Huang et al. 2017, arXiv:1704.00109).
+
+    Parameters
+    ----------
+    keep : int, optional
+        Keep the last so many; default: all.
+
+    Attributes
+    ----------
+    updates : list of int
+        After how many updates each snapshot was taken.
+    weights : list of ndarray
+        The parameters of each, and the buffers behind them.
+    """
+
+    def __init__(self, keep=None):
+        self.keep = None if keep is None else positive_integer("keep", keep)
+        self.updates, self.weights = [], []
+        self._model = None
+
+    def fit_begins(self, trainer):
+        if not getattr(trainer.schedule, "has_cycles", False):
+            raise TypeError(
+                "Snapshots: expected a trainer whose schedule has cycles (Cyclic, CosineWarmRestarts), got "
+                f"{trainer.schedule!r}"
+            )
+        self._model = trainer.model
+
+    def update_ends(self, trainer, loss):
+        if trainer.schedule.ends_cycle(trainer.update - 1):
+            self.updates.append(trainer.update)
+            self.weights.append(_weights_of(trainer.model))
+            if self.keep is not None:
+                del self.updates[: -self.keep], self.weights[: -self.keep]
+
+    def ensemble(self):
+        """Return an Ensemble of copies of the model, one a snapshot."""
+        if not self.weights:
+            raise ValueError("Snapshots: no cycle of the learning rate has ended, so there is nothing to make one of")
+        models = [copy.deepcopy(self._model).eval() for _ in self.weights]
+        for model, weights in zip(models, self.weights, strict=True):
+            _put_back(model, weights)
+        return Ensemble(models)
+
+    def state(self):
+        return {"updates": self.updates, "weights": np.array(self.weights)}
+
+    def load_state(self, state):
+        self.updates, self.weights = list(state["updates"]), list(state["weights"])
 
 
 class Checkpoint(Callback):
@@ -174,6 +314,8 @@ class Checkpoint(Callback):
     updates : int, optional
         Save after every `updates` updates too.
     """
+
+    order = 1  # a checkpoint holds the other callbacks' states too: they must have seen the epoch
 
     def __init__(self, path, epochs=1, updates=None):
         self.path = os.fspath(path)
@@ -192,6 +334,53 @@ class Checkpoint(Callback):
     def _save(self, trainer):
         # trainer.save_checkpoint runs inside the epoch: the counters tell where to go on.
         trainer.save_checkpoint(self.path)
+
+
+class GradualUnfreezing(Callback):
+    """Train a network's last layers first, then those before them too, group by group (Howard and Ruder 2018,
+    arXiv:1801.06146, section 3.3).
+
+    All groups but the first are frozen when the fit begins. Parameters of no group stay as they are.
+
+    Parameters
+    ----------
+    groups : sequence of str or of tuples of str
+        Names of layers, or several that belong together, as `Module.freeze` takes them; the first is trained at once,
+        so that one begins with the head.
+    every : int
+        Epochs until the next group joins in.
+    """
+
+    unfreezes = True
+
+    def __init__(self, groups, every=1):
+        if isinstance(groups, str) or not np.iterable(groups) or not len(groups):
+            raise TypeError(f"groups: expected names of layers such as ('fc', 'layer4'), got {groups!r}")
+        self.groups = tuple((group,) if isinstance(group, str) else tuple(group) for group in groups)
+        self.every = positive_integer("every", every)
+        self.begun = None  # the fit's first epoch
+
+    def fit_begins(self, trainer):
+        if self.begun is None:
+            self.begun = trainer.epoch
+        self._apply(trainer)
+
+    def epoch_ends(self, trainer, row):
+        self._apply(trainer)
+
+    def fit_ends(self, trainer):
+        if trainer.stop_reason != "interrupted":  # the next fit begins anew
+            self.begun = None
+
+    def _apply(self, trainer):
+        # The later groups first: one of them may hold a layer of an earlier one, as "" does.
+        trained = 1 + (trainer.epoch - self.begun) // self.every
+        for i in reversed(range(len(self.groups))):
+            for prefix in self.groups[i]:
+                (trainer.model.unfreeze if i < trained else trainer.model.freeze)(prefix)
+
+    def state(self):
+        return {"begun": self.begun}
 
 
 class SampleText(Callback):

@@ -7,10 +7,12 @@ from .kernels._dispatch import choose_backend, forget_backend, get_backend, set_
 from .kernels._team import (
     get_matrix_unit,
     get_num_threads,
+    get_winograd,
     has_matrix_unit,
     has_openmp,
     set_matrix_unit,
     set_num_threads,
+    set_winograd,
 )
 
 __all__ = [
@@ -18,9 +20,11 @@ __all__ = [
     "get_backend",
     "get_matrix_unit",
     "get_num_threads",
+    "get_winograd",
     "set_backend",
     "set_matrix_unit",
     "set_num_threads",
+    "set_winograd",
     "show_config",
 ]
 
@@ -46,7 +50,7 @@ def set_backend(name):
 def show_config():
     """Return what was built, for which CPU, and what is in use: a dict that prints as a table.
 
-    Keys: version, python, numpy, compiler, instruction_set (as asked for), vector_bits, matrix_unit, openmp, threads,
+    Keys: version, python, numpy, compiler, instruction_set (as asked for), vector_bits, matrix_unit, winograd, openmp, threads,
     backend, flags, machine.
     """
     from importlib.metadata import version
@@ -65,6 +69,7 @@ def show_config():
         instruction_set=_build.march,
         vector_bits=32 * _linear_float32.lanes(),
         matrix_unit=_matrix_unit(),
+        winograd="on" if get_winograd() else "off",
         openmp="yes" if has_openmp() else "no: the kernels run on one thread",
         threads=get_num_threads(),
         backend=get_backend(),

@@ -73,20 +73,12 @@ def _checked(path):
 def read(path, kind):
     """Return (tensors, header) of a file that `write` wrote as this kind,
     or raise ValueError that says what it is instead."""
-    from safetensors import SafetensorError, safe_open
-
-    path = _checked(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"path: there is no file {path}")
-    try:
-        with safe_open(path, "numpy") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
-    except SafetensorError as error:
-        raise ValueError(f"{path}: not a safetensors file, or damaged ({error})") from None
+    path, tensors, metadata = _opened(path)
     found = metadata.get("dd2424fast")
     if found is None:
-        raise ValueError(f"{path}: dd2424fast did not write this file (its tensors can be given to load_state_dict)")
+        raise ValueError(
+            f"{path}: dd2424fast did not write this file (transfer.load_weights reads its tensors into a model)"
+        )
     if found != FORMAT:
         raise ValueError(f"{path}: written in format {found} of dd2424fast; this version reads format {FORMAT}")
     if metadata.get("kind") != kind:
@@ -95,3 +87,39 @@ def read(path, kind):
     if metadata.get("sha256") != _digest(tensors, header):
         raise ValueError(f"{path}: damaged: its content does not fit its checksum")
     return tensors, json.loads(header)
+
+
+def read_tensors(path):
+    """Return the named arrays of a safetensors file, whoever wrote it: a model's of `write`, or a state_dict.
+    bfloat16 comes as float32."""
+    path, tensors, metadata = _opened(path)
+    return read(path, "model")[0] if metadata.get("dd2424fast") else tensors
+
+
+def _opened(path):
+    """Return (path, tensors, metadata) of a safetensors file."""
+    from safetensors import SafetensorError, safe_open
+
+    path = _checked(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"path: there is no file {path}")
+    try:
+        with safe_open(path, "numpy") as file:
+            tensors = {
+                name: _bfloat16(path, name) if file.get_slice(name).get_dtype() == "BF16" else file.get_tensor(name)
+                for name in file.keys()
+            }
+            return path, tensors, file.metadata() or {}
+    except SafetensorError as error:
+        raise ValueError(f"{path}: not a safetensors file, or damaged ({error})") from None
+
+
+def _bfloat16(path, name):
+    """A tensor of bfloat16, which NumPy lacks, as float32: the upper half of its bits. The file was checked before."""
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        entry = json.loads(file.read(length))[name]
+        start, stop = entry["data_offsets"]
+        file.seek(8 + length + start)
+        bits = np.frombuffer(file.read(stop - start), "<u2")
+    return (bits.astype(np.uint32) << 16).view(np.float32).reshape(entry["shape"])

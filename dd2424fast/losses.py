@@ -30,7 +30,8 @@ class Loss(Configured):
 
 
 class CrossEntropy(Loss):
-    """Softmax cross-entropy of logits (N, K) and integer labels (N,).
+    """Softmax cross-entropy of logits (N, K) and integer labels (N,), or floats (N, K): rows of probabilities, as
+    mixing gives them, which are smoothed as labels are.
 
     Parameters
     ----------
@@ -60,7 +61,7 @@ class CrossEntropy(Loss):
     def run(self, outputs, targets, sample_weight, gradient):
         return kernels.softmax_cross_entropy(
             outputs,
-            targets,
+            _like("targets", targets, outputs) if _distributions(targets) else targets,
             self.label_smoothing,
             self.smoothing,
             _like("class_weight", self.class_weight, outputs),
@@ -70,11 +71,15 @@ class CrossEntropy(Loss):
         )
 
     def correct(self, outputs, targets):
+        if _distributions(targets):
+            return super().correct(outputs, targets.argmax(axis=1))
         counted = targets != self.ignore_index
         right = (outputs.argmax(axis=1) == targets) & counted
         return int(np.count_nonzero(right)), int(np.count_nonzero(counted))
 
     def weight_of(self, targets, sample_weight):
+        if _distributions(targets):
+            return super().weight_of(targets, sample_weight)
         counted = targets != self.ignore_index
         if sample_weight is None and self.class_weight is None:
             return float(np.count_nonzero(counted))
@@ -82,6 +87,11 @@ class CrossEntropy(Loss):
         if self.class_weight is not None:
             weight = weight * self.class_weight[np.where(counted, targets, 0)]
         return float(weight[counted].sum())
+
+
+def _distributions(targets):
+    """Whether targets are rows of probabilities, not labels."""
+    return targets.ndim == 2 and targets.dtype.kind == "f"
 
 
 def _class_weight(weight):

@@ -1,23 +1,32 @@
 """Pictures of a training and of what a language model says: matplotlib figures, imported when one is drawn."""
 
+import copy
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from .configuration import positive_integer, real_in
+from .configuration import array_of, integer_in, positive_integer, real_in
 from .generation import continued
 from .losses import CrossEntropy
 from .metrics import distinct, perplexity
+from .nn import Dropout, Sequential
+from .nn.layers import _Elementwise
 
 
 def _figure(columns=1):
     """A figure and its axes, side by side."""
-    from matplotlib.figure import Figure  # no pyplot: no window, no global state
-
-    figure = Figure(figsize=(4.5 * columns + (columns == 1) * 1.5, 3.5), layout="constrained")
+    figure = _empty(4.5 * columns + (columns == 1) * 1.5, 3.5)
     axes = figure.subplots(1, columns, squeeze=False)[0]
     return figure, (axes if columns > 1 else axes[0])
+
+
+def _empty(width, height):
+    """A figure of this size in inches."""
+    from matplotlib.figure import Figure  # no pyplot: no window, no global state
+
+    return Figure(figsize=(width, height), layout="constrained")
 
 
 def _written(figure, path):
@@ -73,6 +82,137 @@ def gradient_flow_history(callback, path=None):
         place.set(xlabel="step t", ylabel="norm of dL/dh$_t$", yscale="log", title=name)
         if len(rows) <= 8:
             place.legend()
+    return _written(figure, path)
+
+
+def class_activation(model, image, label=None, path=None):
+    """Draw which parts of an image speak for a class.
+
+        map[h, w] = max(0, sum_c a_c A[h, w, c]),    a_c = mean over h, w of d logit_label / d A[h, w, c]
+
+    with A what the last layers give that still have the image's shape: those behind it must be the classifier alone.
+    Where they are a global average and a Linear layer, this is the class activation map of Zhou et al., over the
+    number of places.
+
+    Parameters
+    ----------
+    model : nn.Sequential
+        Its weights, gradients and mode are left alone; dropout is off, batch normalisation as in use.
+    image : array of shape (height, width, channels), as the model takes it
+    label : int, optional
+        Default: the class that the model finds.
+    path : path-like, optional
+        Where to write the picture; its ending says in which format.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        The image, and the image beneath the map.
+
+    References
+    ----------
+    Zhou, Khosla, Lapedriza, Oliva and Torralba (2016), arXiv:1512.04150, equation 2; Selvaraju et al. (2017),
+    arXiv:1610.02391, equations 1 and 2 (Grad-CAM).
+    """
+    if not isinstance(model, Sequential):
+        raise TypeError(f"model: expected an nn.Sequential, got {type(model).__name__}")
+    image = array_of("image", image)
+    if image.ndim != 3:
+        raise ValueError(f"image: expected shape (height, width, channels), got {image.shape}")
+    heat, label = _activation_map(model, image, label)
+    figure, (left, right) = _figure(2)
+    _show(left, image)
+    left.set_title("image")
+    _show(right, image)
+    extent = (-0.5, image.shape[1] - 0.5, image.shape[0] - 0.5, -0.5)  # the map's pixels are larger than the image's
+    right.imshow(heat, cmap="inferno", alpha=0.6, interpolation="bilinear", extent=extent)
+    right.set_title(f"what speaks for class {label}")
+    return _written(figure, path)
+
+
+def _activation_map(model, image, label):
+    """The map (height, width) of the last features, and the class."""
+    model = copy.deepcopy(model)
+    model.freeze()  # a frozen batch normalisation uses its running statistics, in training too
+    for _, module in model.modules():
+        if isinstance(module, Dropout):
+            module.p = 0.0
+    model.train()
+    x = model._input(image[np.newaxis])
+    classifier, features = None, x
+    for i, layer in enumerate(model.layers):
+        x = model[i : i + 1].forward(x)
+        if x.ndim != 4:
+            break
+        goes_on = isinstance(layer, _Elementwise) and classifier == i
+        if layer.parameters.size or goes_on:
+            classifier, features = i + 1, x
+    if classifier is None:
+        raise ValueError("model: expected layers that give (batch, height, width, channels), such as convolutions")
+    rest = model[classifier:]
+    logits = rest.forward(features)
+    if logits.ndim != 2:
+        raise ValueError(f"model: expected one that gives outputs (batch, classes), got {logits.shape}")
+    label = int(logits.argmax()) if label is None else integer_in("label", label, 0, logits.shape[1] - 1)
+    gradient = rest.backward(np.eye(logits.shape[1], dtype=logits.dtype)[[label]])
+    return np.maximum((gradient.mean(axis=(1, 2)) * features).sum(axis=3)[0], 0), label
+
+
+def filters(model, path=None, *, image=None):
+    """Draw what the first layer's filters look like, each stretched to the full range of brightness.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Begins with a convolution of images of one or three channels, or with a Linear layer on their rows.
+    path : path-like, optional
+        Where to write the picture; its ending says in which format.
+    image : (int, int, int), optional
+        (height, width, channels), for a Linear layer.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    weights = next((p.value for _, p in model.named_parameters() if p.value.ndim > 1), np.empty(0))
+    if image is not None and weights.ndim == 2 and math.prod(image) == len(weights):
+        weights = weights.reshape(*image, -1)
+    if weights.ndim != 4 or weights.shape[2] not in (1, 3):
+        raise ValueError(
+            "model, image: expected a first layer with filters (height, width, 1 or 3, filters), got weights of shape "
+            f"{weights.shape} and image={image}"
+        )
+    columns = math.ceil(math.sqrt(weights.shape[3]))
+    rows = math.ceil(weights.shape[3] / columns)
+    figure = _empty(0.7 * columns, 0.7 * rows)
+    places = figure.subplots(rows, columns, squeeze=False).ravel()
+    for place in places:
+        place.axis("off")
+    for place, weight in zip(places, np.moveaxis(weights, 3, 0), strict=False):
+        _show(place, weight)
+    return _written(figure, path)
+
+
+def _show(axes, image):
+    """Show an image of one or three channels (else the channels' mean), its numbers stretched to the full range."""
+    image = image.astype(np.float64) if image.shape[2] in (1, 3) else image.mean(axis=2, keepdims=True)
+    image = (image - image.min()) / (np.ptp(image) or 1.0)
+    axes.imshow(image[..., 0] if image.shape[2] == 1 else image, cmap="gray", vmin=0, vmax=1)
+    axes.axis("off")
+
+
+def range_test(report, path=None):
+    """Draw the losses of a `RangeTest` against the learning rate, and its suggestion; see `Trainer.find_lr`. Returns
+    the Figure."""
+    figure, axes = _figure()
+    axes.plot(report.rates, report.losses, color="C0", alpha=0.25, linewidth=0.8)
+    axes.plot(report.rates, report.smoothed, color="C0", label="loss, smoothed")
+    if report.suggestion is not None:
+        axes.axvline(report.suggestion, color="C1", linestyle="--", label=f"suggestion {report.suggestion:.3g}")
+    lowest, first = report.smoothed.min(), report.smoothed[0]
+    margin = (first - lowest) / 3 or abs(first) or 1.0  # what lies above is lost training, however far
+    axes.set(xlabel="learning rate", ylabel="loss", xscale="log", ylim=(lowest - margin, first + margin))
+    axes.legend()
     return _written(figure, path)
 
 

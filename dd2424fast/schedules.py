@@ -10,10 +10,36 @@ from .configuration import Configured, positive_integer, real_in
 
 
 class Schedule(Configured):
-    """Base: `schedule(update)` is the learning rate of that update."""
+    """Base: `schedule(update)` is the learning rate of that update.
+
+    Attributes
+    ----------
+    has_cycles : bool
+        Whether the rate falls to a minimum again and again.
+    """
+
+    has_cycles = False
 
     def __call__(self, update):
         raise NotImplementedError
+
+    def ends_cycle(self, update):
+        """Whether this update is a cycle's last one: the rate is about to rise again."""
+        return False
+
+
+class _Cycles(Schedule):
+    """Base of the schedules that begin again after `_length` updates, each run `growth` times as long."""
+
+    has_cycles = True
+
+    def cycle(self, update):
+        """(number of the cycle, updates since its start, its length)."""
+        return _cycle(update, self._length, self.growth)
+
+    def ends_cycle(self, update):
+        _, since, length = self.cycle(update)
+        return since == length - 1
 
 
 def _rate(name, value):
@@ -65,22 +91,22 @@ class Cosine(Schedule):
         return self.low + (self.lr - self.low) * (1 + math.cos(math.pi * part)) / 2
 
 
-class CosineWarmRestarts(Schedule):
+class CosineWarmRestarts(_Cycles):
     """Cosine from lr to low, starting again after `updates`, each run `growth` times as long (Loshchilov and Hutter
     2017, arXiv:1608.03983)."""
 
     def __init__(self, lr, updates, growth=1, low=0.0):
         self.lr = _rate("lr", lr)
-        self.updates = positive_integer("updates", updates)
+        self.updates = self._length = positive_integer("updates", updates)
         self.growth = positive_integer("growth", growth)
         self.low = _rate("low", low)
 
     def __call__(self, update):
-        _, since, length = _cycle(update, self.updates, self.growth)
+        _, since, length = self.cycle(update)
         return self.low + (self.lr - self.low) * (1 + math.cos(math.pi * since / length)) / 2
 
 
-class Cyclic(Schedule):
+class Cyclic(_Cycles):
     """The triangular cyclical rate (Smith 2017, arXiv:1506.01186): from low up to high in step_size updates, and down
     again.
 
@@ -102,14 +128,11 @@ class Cyclic(Schedule):
         if self.high < self.low:
             raise ValueError(f"high: expected at least low={low}, got {high}")
         self.step_size = positive_integer("step_size", step_size)
+        self._length = 2 * self.step_size
         if not isinstance(mode, str) or mode != "triangular":
             raise ValueError(f"mode: expected 'triangular', got {mode!r}")
         self.growth = positive_integer("growth", growth)
         self.decay = real_in("decay", decay, 0, 1, include_low=False)
-
-    def cycle(self, update):
-        """(number of the cycle, updates since its start, its length): its minima are where snapshots are taken."""
-        return _cycle(update, 2 * self.step_size, self.growth)
 
     def __call__(self, update):
         number, since, length = self.cycle(update)
@@ -185,6 +208,13 @@ class Warmup(Schedule):
         if update < self.updates:
             return self._following(0) * (update + 1) / self.updates
         return self._following(update - self.updates)
+
+    @property
+    def has_cycles(self):
+        return getattr(self.after, "has_cycles", False)
+
+    def ends_cycle(self, update):
+        return self.has_cycles and update >= self.updates and self.after.ends_cycle(update - self.updates)
 
     def _following(self, update):
         return self.after(update) if callable(self.after) else self.after

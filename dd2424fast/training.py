@@ -13,6 +13,7 @@ from . import kernels, metrics
 from .batches import Batch, Batches
 from .callbacks import Callback, Checkpoint
 from .configuration import Configured, integer_in, positive_integer, real_in
+from .ensembles import logarithm, with_mirrored
 from .history import History
 from .losses import CrossEntropy, Loss
 from .models import LanguageModel
@@ -102,7 +103,7 @@ class Trainer(Configured):
         Parameters
         ----------
         x : array of shape (batch, features) or (batch, height, width, channels), or token ids (batch, time)
-        y : integer labels of the leading shape, or floats for regression
+        y : integer labels of the leading shape, rows of probabilities (batch, classes), or floats for regression
         lengths : integers of shape (batch,), optional
             Steps of each sequence, for a model of sequences; what lies behind them counts for nothing.
         sample_weight : array of shape (batch,), optional
@@ -188,7 +189,7 @@ class Trainer(Configured):
 
     # ---- evaluation ------------------------------------------------------------------------------------------------
 
-    def evaluate(self, data, batch_size=1000, *, part="validation"):
+    def evaluate(self, data, batch_size=1000, *, part="validation", flip=False):
         """Mean loss, and for a classifier the accuracy, over data, in evaluation mode.
 
         Parameters
@@ -198,6 +199,8 @@ class Trainer(Configured):
             Of arrays.
         part : {"train", "validation", "test"}
             Of a TextCorpus.
+        flip : bool
+            Of images: let an image's probabilities be the mean of its own and its mirror image's.
 
         Returns
         -------
@@ -207,15 +210,17 @@ class Trainer(Configured):
             characters they stand for.
         """
         batch_size = positive_integer("batch_size", batch_size)
+        if flip and not self.loss.classifies:
+            raise ValueError(f"flip: expected False with {self.loss!r}, which classifies nothing")
         work = self.model._inference_work()
         work.carries = True
         try:
             batches = Batches(data, batch_size, None, takes_lengths=self.model.takes_lengths, part=part)
-            return self._evaluated(batches, work)
+            return self._evaluated(batches, work, flip)
         finally:
             work.carried, work.carries = None, False
 
-    def _evaluated(self, batches, work):
+    def _evaluated(self, batches, work, flip):
         total = weight = correct = rows = 0.0
         language = isinstance(self.model, LanguageModel) and self.loss.is_likelihood
         tokenizer, read = batches.corpus and batches.corpus.tokenizer, []
@@ -225,6 +230,9 @@ class Trainer(Configured):
             if self._all_ignored(batch):
                 continue
             outputs, y, weights = batch.through(self.model, work)
+            if flip:
+                p = with_mirrored(kernels.softmax(outputs), self.model, self.model._input(batch.x), batches.batch_size)
+                outputs = logarithm(p)
             loss, _ = self._loss_of(batch, outputs, y, weights, np.empty_like(outputs))
             share = self.loss.weight_of(y, weights)
             total, weight = total + loss * share, weight + share
@@ -290,7 +298,8 @@ class Trainer(Configured):
         shuffle : bool
             Draw a new order every epoch, a pure function of (seed, epoch).
         augment : callable, optional
-            `augment(x, key)` returns the batch to train on; key is a pure function of (seed, update).
+            `augment(x, key)` returns the batch to train on, such as `data.Augment`; key is a pure function of (seed,
+            update). Where it has a method `targets(y, key, classes)`, that returns the batch's targets.
 
         Returns
         -------
@@ -308,19 +317,18 @@ class Trainer(Configured):
                 raise TypeError(f"callbacks[{i}]: expected a Callback, got {type(callback).__name__}")
         sequences = self.model.takes_lengths
         batches = Batches(
-            train, batch_size, self.seed if shuffle else None, True, self._fewest_rows(), "train", sequences
+            train, batch_size, self.seed if shuffle else None, True, self._fewest_rows(callbacks), "train", sequences
         )
         if validation is None and batches.corpus is not None and len(batches.corpus.validation) > 1:
             validation = batches.corpus
         if validation is not None:
             Batches(validation, batch_size, None, True, name="validation", takes_lengths=sequences)
-        # A checkpoint holds the other callbacks' states too: it must be taken after they have seen the epoch.
-        callbacks = sorted(callbacks, key=lambda callback: isinstance(callback, Checkpoint))
+        callbacks = sorted(callbacks, key=lambda callback: callback.order)
         if self._first_epoch is None:
             self._first_epoch = self.epoch
         self._last_epoch = self._first_epoch + epochs
         self._restore_callbacks(callbacks)
-        self.stop_reason = None
+        self.stop_reason = self._outputs = None
         with _interrupts(self), Reporter(self, progress, batches) as report:
             try:
                 for callback in callbacks:
@@ -336,9 +344,11 @@ class Trainer(Configured):
                     callback.fit_ends(self)
         return self.history
 
-    def _fewest_rows(self):
-        normalised = any(isinstance(module, BatchNorm) and not module.frozen for _, module in self.model.modules())
-        return 2 if normalised else 1
+    def _fewest_rows(self, callbacks=()):
+        """Of a batch: a batch normalisation that is trained, or will be, has no variance of one row."""
+        thaw = any(callback.unfreezes for callback in callbacks)
+        norms = (module for _, module in self.model.modules() if isinstance(module, BatchNorm))
+        return 2 if any(thaw or not norm.frozen for norm in norms) else 1
 
     def _one_epoch(self, batches, validation, callbacks, augment, report):
         started = time.perf_counter()
@@ -348,7 +358,7 @@ class Trainer(Configured):
             if batch.begins:
                 self.model._training_work().carried = None
             if augment is not None:
-                batch.x = augment(batch.x, kernels.stream_key(self.seed, AUGMENTATION << 32, self.update))
+                self._augment(batch, augment)
             if self._all_ignored(batch):
                 done += 1
                 continue
@@ -368,16 +378,58 @@ class Trainer(Configured):
         row = {"epoch": self.epoch + 1, "loss": total / weight if weight else math.nan}
         if self.loss.classifies:
             row["accuracy"] = correct / rows
-        if validation is not None:
-            row.update({f"val_{name}": value for name, value in self.evaluate(validation).items()})
-        row["lr"] = self._rate(self.update - 1)
-        row["seconds"] = time.perf_counter() - started
-        self._progress = None
-        self.epoch += 1
-        self.history.add(row)
-        report.epoch_ends(row)
+        with contextlib.ExitStack() as evaluation:
+            for callback in callbacks:
+                callback.evaluation_begins(self)
+                evaluation.callback(callback.evaluation_ends, self)
+            if validation is not None:
+                row.update({f"val_{name}": value for name, value in self.evaluate(validation).items()})
+            row["lr"] = self._rate(self.update - 1)
+            row["seconds"] = time.perf_counter() - started
+            self._progress = None
+            self.epoch += 1
+            self.history.add(row)
+            report.epoch_ends(row)
+            for callback in callbacks:
+                if not isinstance(callback, Checkpoint):
+                    callback.epoch_ends(self, row)
         for callback in callbacks:
-            callback.epoch_ends(self, row)
+            if isinstance(callback, Checkpoint):
+                callback.epoch_ends(self, row)
+
+    def _augment(self, batch, augment):
+        key = kernels.stream_key(self.seed, AUGMENTATION << 32, self.update)
+        batch.x = augment(batch.x, key)
+        if hasattr(augment, "targets"):
+            outputs = self.model.predict(batch.x[:1]) if self._outputs is None else self._outputs
+            batch.y = augment.targets(batch.y, key, outputs.shape[-1])
+
+    def find_lr(self, train, low=1e-6, high=1.0, updates=100, batch_size=100, *, augment=None):
+        """Try ever larger learning rates, a range test; everything is then as it was before.
+
+        One update is made at each of `updates` rates from low to high, in equal ratios; it ends early where the loss
+        is not finite or, smoothed, four times its lowest.
+
+        Parameters
+        ----------
+        train, augment : as for `fit`
+        low, high : float
+        updates : int
+            At least 5.
+        batch_size : int
+
+        Returns
+        -------
+        RangeTest
+            Its `suggestion` is a rate to train with, its `plot(path)` a picture.
+
+        References
+        ----------
+        Smith 2017, arXiv:1506.01186, section 3.3.
+        """
+        from .learning_rates import range_test
+
+        return range_test(self, train, low, high, updates, batch_size, augment)
 
     # ---- checkpoints -----------------------------------------------------------------------------------------------
 

@@ -201,11 +201,12 @@ def check_linear_forward(x, W, b=None, activation="identity", out=None, batched=
     return inputs, weights, b, activation, y, bool(batched)
 
 
-def check_linear_backward(dy, x, W, dx=None, dW=None, db=None, need_dx=True, use_bias=True, accumulate=False):
+def check_linear_backward(dy, x, W, dx=None, dW=None, db=None, need_dx=True, use_bias=True, accumulate=False, need_dW=True):
     cdef cnp.ndarray weights, inputs, gradient
     cdef Py_ssize_t N, D, H
     cdef int t
-    if accumulate and (dW is None or (use_bias and db is None)):
+    use_bias = use_bias and need_dW
+    if accumulate and need_dW and (dW is None or (use_bias and db is None)):
         raise ValueError("accumulate: expected dW and db to add to, got None")
     weights = real_matrix("W", W, -1, -1, -1)
     t = cnp.PyArray_TYPE(weights)
@@ -217,12 +218,15 @@ def check_linear_backward(dy, x, W, dx=None, dW=None, db=None, need_dx=True, use
         dx = _own_result("dx", result_matrix("dx", dx, N, D, t), gradient, inputs, weights)
     elif dx is not None:
         raise ValueError("dx: expected None where need_dx is False, got an array")
-    dW = _own_result("dW", result_matrix("dW", dW, D, H, t), gradient, inputs, weights)
+    if need_dW:
+        dW = _own_result("dW", result_matrix("dW", dW, D, H, t), gradient, inputs, weights)
+    elif dW is not None:
+        raise ValueError("dW: expected None where need_dW is False, got an array")
     if use_bias:
         db = _own_result("db", result_vector("db", db, H, t), gradient, inputs, weights)
     elif db is not None:
-        raise ValueError("db: expected None where use_bias is False, got an array")
-    return gradient, inputs, weights, dx, dW, db, need_dx, use_bias, accumulate
+        raise ValueError(f"db: expected None where {'use_bias' if need_dW else 'need_dW'} is False, got an array")
+    return gradient, inputs, weights, dx, dW, db, need_dx, use_bias, accumulate, need_dW
 
 
 cdef cnp.ndarray _own_result(str name, cnp.ndarray out, dy, x, W):

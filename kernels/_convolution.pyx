@@ -4,7 +4,7 @@ import threading
 import numpy as np
 
 from cython.parallel cimport prange
-from dd2424fast.kernels._team cimport matrix_unit, team_size
+from dd2424fast.kernels._team cimport matrix_unit, team_size, winograd
 
 from dd2424fast.kernels._checks import ACTIVATIONS
 
@@ -16,6 +16,8 @@ include "column_sums.pxi"
 include "planes.pxi"
 include "windows.pxi"
 include "unit_planes.pxi"
+include "winograd.pxi"
+include "winograd_learning.pxi"
 
 cdef enum:
     PLANE_BYTES = 768 * 1024       # of a band's planes: they stay in the second cache
@@ -24,6 +26,7 @@ cdef enum:
     CHUNKS = 8                     # of a batch, at most, whose weights' gradients are summed apart
 
 _scratch = threading.local()
+
 
 
 cdef char* scratch(Py_ssize_t size) except NULL:
@@ -231,6 +234,111 @@ cdef multiply_back(const Geometry* g, real* dy, real* x, real* W, real* dx, real
                 gather(g, dx, windows, True)
 
 
+# ---- 3 x 3 with fewer multiplications ------------------------------------------------------------------------------------
+
+cdef inline bint winograd_pays(const Geometry* g, bint batched) noexcept nogil:
+    """Whether Winograd's algorithm is faster, by the benchmark in docs/kernels/convolution.md: with few channels the transforms cost more
+    than they save, as do squares that hang over the image, and few squares do not repay the filters' transform."""
+    cdef Py_ssize_t squares = up(g.rows, 4) * up(g.columns, 4)
+    return (winograd() and g.height == 3 and g.width == 3 and g.sy == 1 and g.sx == 1 and g.dy == 1 and g.dx == 1 and g.groups == 1
+            and g.C >= 32 and g.F >= 32 and 2 * g.rows * g.columns >= 16 * squares and (g.N * squares >= 128 if batched else squares >= 48))
+
+
+cdef by_winograd(Winograd* s, const real* W, bint back):
+    """x to padding, result, bias and activation are filled in. W: [9][C][F] of the forward pass."""
+    cdef Py_ssize_t filters, turned, zeros, size = s.C * s.F
+    cdef int part, parts
+    cdef char* memory
+    s.on_unit = MATRIX_UNIT and matrix_unit() and s.C % 32 == 0 and s.F % 16 == 0
+    s.down, s.across = up(s.rows, 4), up(s.columns, 4)
+    if s.on_unit:
+        s.filter_step = odd_lines(size * 3 * sizeof(bfloat)) // sizeof(bfloat)
+        s.square_step = odd_lines(SQUARES * s.C * 3 * sizeof(bfloat)) // sizeof(bfloat)
+    else:
+        s.filter_step = odd_lines(s.C * whole_vectors(s.F) * sizeof(real)) // sizeof(real)
+        s.square_step = odd_lines(SQUARES * s.C * sizeof(real)) // sizeof(real)
+    filters = 36 * s.filter_step * (sizeof(bfloat) if s.on_unit else sizeof(real))
+    turned = lines_of(9 * size * sizeof(real)) if back else 0
+    zeros = lines_of(whole_vectors(s.C) * sizeof(real))
+    s.thread_bytes = lines_of(36 * (POINT_STEP * sizeof(real) + s.square_step * (sizeof(bfloat) if s.on_unit else sizeof(real))))
+    parts = <int> min(<Py_ssize_t> team_size(8.0 * s.N * s.rows * s.columns * size, 2e6), up(s.N * s.down * s.across, SQUARES))
+    memory = scratch(filters + turned + zeros + parts * s.thread_bytes)
+    s.filters, s.filter_parts = <real*> memory, <bfloat*> memory
+    s.zeros = <real*> (memory + filters + turned)
+    s.memory = memory + filters + turned + zeros
+    with nogil:
+        memset(memory + filters + turned, 0, zeros)
+        if back:
+            turn_filters(W, s.F, s.C, <real*> (memory + filters))
+            W = <real*> (memory + filters)
+        if parts == 1:
+            transform_filters(s, W, 0, 1)
+            winograd_share(s, 0, 1)
+        else:
+            for part in prange(parts, num_threads=parts, schedule="static", chunksize=1):
+                transform_filters(s, W, part, parts)
+            for part in prange(parts, num_threads=parts, schedule="static", chunksize=1):
+                winograd_share(s, part, parts)
+
+
+cdef winograd_forward(const Geometry* g, real* x, real* W, real* bias, int activation, real* out):
+    cdef Winograd s
+    s.x, s.y, s.slope = x, NULL, IDENTITY
+    s.N, s.H, s.W, s.C, s.py, s.px = g.N, g.H, g.W, g.C, g.py, g.px
+    s.rows, s.columns, s.F, s.result, s.bias, s.activation = g.rows, g.columns, g.F, out, bias, activation
+    by_winograd(&s, W, False)
+
+
+cdef winograd_backward(const Geometry* g, real* dy, real* W, real* dx):
+    cdef Winograd s
+    s.x, s.y, s.slope = dy, NULL, IDENTITY
+    s.N, s.H, s.W, s.C, s.py, s.px = g.N, g.rows, g.columns, g.F, 2 - g.py, 2 - g.px
+    s.rows, s.columns, s.F, s.result, s.bias, s.activation = g.H, g.W, g.C, dx, NULL, IDENTITY
+    by_winograd(&s, W, True)
+
+
+cdef winograd_learn(const Geometry* g, real* x, real* dy, real* dW, real* db, bint accumulate):
+    cdef WinogradLearning s
+    cdef Py_ssize_t size = 9 * g.C * g.F, zeros = lines_of(whole_vectors(g.C) * sizeof(real))
+    cdef int part, parts
+    cdef char* memory
+    s.x.x, s.x.y, s.x.slope = x, NULL, IDENTITY
+    s.x.N, s.x.H, s.x.W, s.x.C, s.x.py, s.x.px, s.x.rows, s.x.columns = g.N, g.H, g.W, g.C, g.py, g.px, g.rows, g.columns
+    s.x.on_unit = MATRIX_UNIT and matrix_unit() and g.C % 16 == 0 and g.F % 16 == 0
+    s.x.down, s.x.across = up(g.rows, 4), up(g.columns, 4)
+    s.dy, s.F, s.use_bias = dy, g.F, db != NULL
+    # The slice's sums and the squares of x stay in the second cache together; more filters spare transforms of x.
+    s.width = whole_vectors(min(g.F, <Py_ssize_t> (32 if s.x.on_unit and g.C > 64 else 64)))
+    s.slices = up(g.F, s.width)
+    if s.x.on_unit:
+        s.x.square_step = odd_lines(SQUARES * g.C * 3 * sizeof(bfloat)) // sizeof(bfloat)
+        s.dy_step = odd_lines(SQUARES * s.width * 3 * sizeof(bfloat)) // sizeof(bfloat)
+        s.turning_step = odd_lines(SQUARES * 16 * sizeof(real)) // sizeof(real)
+    else:
+        s.x.square_step = odd_lines(SQUARES * g.C * sizeof(real)) // sizeof(real)
+        s.dy_step = odd_lines(SQUARES * s.width * sizeof(real)) // sizeof(real)
+    s.chunks = max(<Py_ssize_t> 1, min(g.N, up(CHUNKS, s.slices)))
+    s.sums_size = whole_lines(size + g.F)
+    s.x.thread_bytes = lines_of(point_sums_of(&s, NULL).end - <char*> NULL)
+    parts = <int> min(<Py_ssize_t> team_size(8.0 * g.N * g.rows * g.columns * g.C * g.F, 2e6), s.chunks * s.slices)
+    memory = scratch(zeros + s.chunks * s.sums_size * sizeof(real) + parts * s.x.thread_bytes)
+    s.x.zeros = <real*> memory
+    s.sums = <real*> (memory + zeros)
+    s.x.memory = memory + zeros + s.chunks * s.sums_size * sizeof(real)
+    with nogil:
+        memset(memory, 0, zeros)
+        for part in range(s.chunks):
+            memset(s.sums + part * s.sums_size + size, 0, g.F * sizeof(real))
+        if parts == 1:
+            winograd_learn_share(&s, 0, 1)
+        else:
+            for part in prange(parts, num_threads=parts, schedule="static", chunksize=1):
+                winograd_learn_share(&s, part, parts)
+        add_turned_chunks(s.sums, s.sums_size, s.chunks, 9, g.C, g.F, dW, accumulate)
+        if db != NULL:
+            add_chunks(s.sums + size, s.sums_size, s.chunks, g.F, db, accumulate)
+
+
 def conv2d_forward(
     cnp.ndarray x, cnp.ndarray W, b, tuple stride, tuple padding, tuple dilation, Py_ssize_t groups, activation, scale, cnp.ndarray out,
     bint batched):
@@ -249,6 +357,9 @@ def conv2d_forward(
         return out
     if is_product(&g):
         multiply(&g, data(x), data(W), NULL if b is None else data(b), ACTIVATIONS[activation], data(out), batched)
+        return out
+    if winograd_pays(&g, batched):
+        winograd_forward(&g, data(x), data(W), NULL if b is None else data(b), ACTIVATIONS[activation], data(out))
         return out
     s.plan.w, s.plan.w_tap, s.plan.w_row, s.plan.w_step = data(W), g.C // g.groups * g.F, g.F, 1
     s.plan.w_group = g.F // g.groups
@@ -270,9 +381,13 @@ def conv2d_backward(
         multiply_back(&g, data(dy), data(x), data(W), NULL if dx is None else data(dx), NULL if dW is None else data(dW),
                       NULL if db is None else data(db), accumulate)
         return dx, dW, db
-    if need_dW:
+    if need_dW and winograd_pays(&g, True):
+        winograd_learn(&g, data(x), data(dy), data(dW), NULL if db is None else data(db), accumulate)
+    elif need_dW:
         learn(&g, source_of(data(x), g.H, g.W, g.C), gradient, data(dW), NULL if db is None else data(db), accumulate)
-    if need_dx:
+    if need_dx and winograd_pays(&g, True):
+        winograd_backward(&g, data(dy), data(W), data(dx))
+    elif need_dx:
         s.source = gradient
         s.result = data(dx)
         s.bias, s.activation = NULL, IDENTITY
@@ -328,23 +443,8 @@ cdef learn(const Geometry* g, Source x, Source dy, real* dW, real* db, bint accu
             for part in prange(parts, num_threads=parts, schedule="static", chunksize=1):
                 learn_share(&s, part, parts)
         if s.on_unit:
-            unit_add_chunks(&s, dW, accumulate)
+            add_turned_chunks(s.sums, s.sums_size, s.chunks, taps, p.depth, g.F, dW, accumulate)
         else:
             add_chunks(s.sums, s.sums_size, s.chunks, size, dW, accumulate)
         if db != NULL:
             add_chunks(s.sums + size, s.sums_size, s.chunks, g.F, db, accumulate)
-
-
-cdef void add_chunks(const real* sums, Py_ssize_t sums_size, Py_ssize_t chunks, Py_ssize_t size, real* to, bint accumulate) noexcept nogil:
-    """to (+)= the chunks' sums, in their order."""
-    cdef Py_ssize_t i = 0, chunk, n
-    cdef vec total
-    while i < size:
-        n = min(<Py_ssize_t> LANES, size - i)
-        total = vec_load_part(sums + i, n)
-        for chunk in range(1, chunks):
-            total = total + vec_load_part(sums + chunk * sums_size + i, n)
-        if accumulate:
-            total = total + vec_load_part(to + i, n)
-        vec_store_part(to + i, total, n)
-        i += LANES

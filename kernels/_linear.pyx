@@ -63,23 +63,25 @@ def linear_forward(cnp.ndarray x, cnp.ndarray W, b, activation, cnp.ndarray out,
     return out
 
 
-def linear_backward(cnp.ndarray dy, cnp.ndarray x, cnp.ndarray W, dx, cnp.ndarray dW, db, bint need_dx, use_bias, bint accumulate):
+def linear_backward(cnp.ndarray dy, cnp.ndarray x, cnp.ndarray W, dx, dW, db, bint need_dx, use_bias, bint accumulate, bint need_dW):
     cdef Py_ssize_t N = cnp.PyArray_DIM(x, 0), D = cnp.PyArray_DIM(x, 1), H = cnp.PyArray_DIM(W, 1)
-    cdef Product weights = product_of(x, dy, dW)
-    cdef Product inputs = product_of(dy, W, dW)
+    cdef Product weights, inputs
+    cdef real* gradient = data(dy)
     cdef real* bias = NULL if db is None else data(db)
-    weights.M, weights.K = D, N          # dW = x^T dy
-    weights.a_row, weights.a_step = 1, D
-    weights.accumulate = accumulate
+    if need_dW:                          # dW = x^T dy
+        weights = product_of(x, dy, dW)
+        weights.M, weights.K = D, N
+        weights.a_row, weights.a_step = 1, D
+        weights.accumulate = accumulate
     if need_dx:                          # dx = dy W^T
-        inputs.M, inputs.N, inputs.K = N, D, H
-        inputs.a_row = H
+        inputs = product_of(dy, W, dx)
+        inputs.K = H
         inputs.b_row, inputs.b_step = 1, H
-        inputs.c, inputs.c_row = data(dx), D
     with nogil:
-        product(&weights)
+        if need_dW:
+            product(&weights)
         if bias != NULL:
-            add_rows(weights.b, N, H, bias, accumulate)
+            add_rows(gradient, N, H, bias, accumulate)
         if need_dx:
             product(&inputs)
     return dx, dW, db

@@ -4,12 +4,19 @@ Rows are shared out in chunks whose number and size depend on the shape alone; e
 sums in order: the same bits for any number of threads.
 """
 from cython.parallel cimport prange
-from libc.math cimport INFINITY
+from libc.math cimport INFINITY, log
 from libc.stdint cimport int64_t
 
 from dd2424fast.kernels._team cimport team_size
 
 include "vec.pxi"
+
+cdef extern from *:
+    """
+    /* 0 where the target is, also of the minus infinity that rules a class out. */
+    ALWAYS_INLINE vec share_of(vec target, vec x) { return vec_where((ivec)(target == 0), target, target * x); }
+    """
+    vec share_of(vec target, vec x) nogil
 
 cdef enum:
     CHUNKS = 256    # at most
@@ -38,7 +45,8 @@ ctypedef struct CrossEntropy:
     Py_ssize_t K
     const real* logits
     real* dlogits
-    const int64_t* labels
+    const int64_t* labels        # or NULL
+    const real* targets          # or NULL: distributions
     int64_t ignored
     const real* class_weight     # or NULL
     const real* sample_weight    # or NULL
@@ -59,7 +67,12 @@ def softmax_cross_entropy(
     cdef double losses[CHUNKS]
     cdef double loss = 0
     p.K, p.logits, p.dlogits = K, data(logits), data(dlogits)
-    p.labels, p.ignored = <const int64_t*> cnp.PyArray_DATA(labels), ignore_index
+    p.labels = p.targets = NULL
+    p.ignored = ignore_index
+    if cnp.PyArray_NDIM(labels) == 2:
+        p.targets = data(labels)
+    else:
+        p.labels = <const int64_t*> cnp.PyArray_DATA(labels)
     p.class_weight, p.sample_weight = optional(class_weight), optional(sample_weight)
     p.on_each = 0 if label_smoothing == 0 else label_smoothing / (K - 1 if smoothing == "others" else K)
     p.on_true = 1 - label_smoothing - (p.on_each if smoothing == "others" else 0)
@@ -81,6 +94,11 @@ cdef void total_weights(CrossEntropy* p, Py_ssize_t N) noexcept nogil:
         p.class_sum = 0
         for i in range(p.K):
             p.class_sum += p.class_weight[i]
+    if p.targets != NULL:
+        p.total = 0 if p.sample_weight != NULL else N
+        for i in range(0 if p.sample_weight == NULL else N):
+            p.total += p.sample_weight[i]
+        return
     if p.class_weight == NULL and p.sample_weight == NULL:
         for i in range(N):
             counted += p.labels[i] != p.ignored
@@ -95,6 +113,8 @@ cdef void total_weights(CrossEntropy* p, Py_ssize_t N) noexcept nogil:
 
 cdef double cross_entropy_rows(const CrossEntropy* p, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
     """Gradient of rows start to stop; returns their loss, not yet divided by the total weight."""
+    if p.targets != NULL:
+        return distribution_rows(True, p, start, stop) if p.class_weight != NULL else distribution_rows(False, p, start, stop)
     if p.on_each == 0:
         return cross_entropy_rows_as(NOTHING, p, start, stop)
     if p.class_weight == NULL:
@@ -189,6 +209,65 @@ cdef inline double cross_entropy_row(
         vec_store_part(d + full, x, rest)
     d[y] = <real> (d[y] - scale * on_true)
     return result
+
+
+cdef inline double distribution_rows(const bint weighted, const CrossEntropy* p, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
+    cdef Py_ssize_t i
+    cdef double loss = 0, scale
+    for i in range(start, stop):
+        scale = 1.0 if p.sample_weight == NULL else p.sample_weight[i]
+        loss += scale * distribution_row(weighted, p, p.logits + i * p.K, p.targets + i * p.K, p.dlogits + i * p.K, scale / p.total)
+    return loss
+
+
+cdef inline double distribution_row(
+    const bint weighted, const CrossEntropy* p, const real* z, const real* t, real* d, double scale) noexcept nogil:
+    """Loss of a row, and its gradient times scale. The target is (on_true t + on_each) v."""
+    cdef Py_ssize_t j = 0
+    cdef vec largest = vec_set(-INFINITY), sums = vec_zero(), of_t = vec_zero(), linear = vec_zero()
+    cdef vec x, v = vec_set(1), q, factor, on_true = vec_set(<real> p.on_true), on_each = vec_set(<real> p.on_each)
+    cdef double total, sum
+    while j < p.K:
+        largest = vec_max(largest, at(z, j, p.K, vec_set(-INFINITY)))
+        j += LANES
+    largest = vec_max_all(largest)
+    j = 0
+    while j < p.K:
+        # Behind the row's end x and t are 0, and the exponential of minus infinity is.
+        x = at(z, j, p.K, largest) - largest
+        if weighted:
+            v = at(p.class_weight, j, p.K, vec_zero())
+        q = at(t, j, p.K, vec_zero()) * v
+        of_t = of_t + q
+        linear = linear + share_of(on_true * q + on_each * v, x)
+        x = vec_exp(at(z, j, p.K, vec_set(-INFINITY)) - largest)
+        sums = sums + x
+        put(d, j, p.K, x)
+        j += LANES
+    sum = vec_first(vec_sum_all(sums))
+    total = p.on_true * vec_sum(of_t) + p.on_each * p.class_sum
+    factor = vec_set(<real> (scale * total / sum))
+    on_true, on_each = on_true * vec_set(<real> scale), on_each * vec_set(<real> scale)
+    j = 0
+    while j < p.K:
+        q = on_true * at(t, j, p.K, vec_zero()) + on_each
+        if weighted:
+            q = q * at(p.class_weight, j, p.K, vec_zero())
+        put(d, j, p.K, at(d, j, p.K, vec_zero()) * factor - q)
+        j += LANES
+    return total * log(sum) - vec_sum(linear)
+
+
+cdef inline vec at(const real* x, Py_ssize_t j, Py_ssize_t K, vec behind) noexcept nogil:
+    """Numbers j to j + LANES of a row of K; `behind` stands for those behind its end."""
+    return vec_load(x + j) if j + LANES <= K else vec_load_filled(x + j, K - j, behind)
+
+
+cdef inline void put(real* x, Py_ssize_t j, Py_ssize_t K, vec v) noexcept nogil:
+    if j + LANES <= K:
+        vec_store(x + j, v)
+    else:
+        vec_store_part(x + j, v, K - j)
 
 
 def softmax(cnp.ndarray logits, cnp.ndarray out):

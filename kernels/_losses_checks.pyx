@@ -20,7 +20,10 @@ def check_softmax_cross_entropy(
     cdef Py_ssize_t N = cnp.PyArray_DIM(z, 0), K = cnp.PyArray_DIM(z, 1)
     cdef int t = cnp.PyArray_TYPE(z)
     cdef int64_t ignored = -100 if ignore_index == -100 else _whole("ignore_index", ignore_index)
-    y = _labels("labels", labels, N, K, ignored)
+    if isinstance(labels, cnp.ndarray) and labels.ndim == 2 and labels.dtype.kind == "f":
+        y = _distributions("labels", labels, N, K, t)
+    else:
+        y = _labels("labels", labels, N, K, ignored)
     if type(label_smoothing) is not float:
         label_smoothing = _number("label_smoothing", label_smoothing)
     if not 0 <= <double> label_smoothing <= 1:
@@ -34,7 +37,10 @@ def check_softmax_cross_entropy(
         class_weight = _weights("class_weight", class_weight, K, t)
     if sample_weight is not None:
         sample_weight = _weights("sample_weight", sample_weight, N, t)
-    if class_weight is not None or sample_weight is not None:
+    if cnp.PyArray_NDIM(y) == 2:
+        if sample_weight is not None and not sample_weight.any():
+            raise ValueError("sample_weight: expected a positive weight, got zeros only: their mean does not exist")
+    elif class_weight is not None or sample_weight is not None:
         _some_weight(y, ignored, class_weight, sample_weight)
     gradient = _gradient("dlogits", dlogits, "logits", logits, z)
     if dlogits is not None:
@@ -155,6 +161,46 @@ cdef cnp.ndarray _labels(str name, x, Py_ssize_t N, Py_ssize_t K, int64_t ignore
     if counted == 0:
         raise ValueError(f"{name}: expected a row that counts, got ignore_index = {ignored} in all {N}: their mean does not exist")
     return y
+
+
+cdef cnp.ndarray _distributions(str name, x, Py_ssize_t N, Py_ssize_t K, int typenum):
+    """Rows that are probabilities of the classes."""
+    cdef cnp.ndarray t = real_matrix(name, x, N, K, typenum)
+    cdef Py_ssize_t wrong = _unlike_one[float](t, N, K) if typenum == cnp.NPY_FLOAT32 else _unlike_one[double](t, N, K)
+    if wrong >= 0:
+        raise ValueError(
+            f"{name}: expected integers, or rows of probabilities that sum to 1, got a sum of {x[wrong].sum()} and numbers from "
+            f"{x[wrong].min()} to {x[wrong].max()} in row {wrong}")
+    return t
+
+
+cdef Py_ssize_t _unlike_one(cnp.ndarray x, Py_ssize_t N, Py_ssize_t K, floating kind=0) noexcept:
+    """The first row that is no distribution, or -1."""
+    # Every eighth number is summed by itself: one sum alone would wait for itself at each. What is not negative and sums to 1 is at
+    # most 1; NaN stays in the sum.
+    cdef const floating* p = <const floating*> cnp.PyArray_DATA(x)
+    cdef Py_ssize_t i, j, k
+    cdef floating[8] sums, lowest
+    cdef double total
+    cdef floating low
+    for i in range(N):
+        for k in range(8):
+            sums[k] = lowest[k] = 0
+        for j in range(0, K - K % 8, 8):
+            for k in range(8):
+                sums[k] += p[j + k]
+                lowest[k] = p[j + k] if p[j + k] < lowest[k] else lowest[k]
+        total, low = 0, 0
+        for j in range(K - K % 8, K):
+            total += p[j]
+            low = min(low, p[j])
+        for k in range(8):
+            total += sums[k]
+            low = min(low, lowest[k])
+        if low < 0 or not 0.999 <= total <= 1.001:
+            return i
+        p += K
+    return -1
 
 
 cdef cnp.ndarray _weights(str name, x, Py_ssize_t size, int typenum):

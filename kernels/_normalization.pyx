@@ -129,49 +129,75 @@ cdef void moments(const real* x, Py_ssize_t n, Py_ssize_t C, real* mean, real* s
         moments_of(1, x + j, n, C, C - j, mean + j, squares + j)
 
 
+cdef inline vec before_activation(const int code, vec dy, vec deviation, vec scale, vec beta) noexcept nogil:
+    """dy times the slope of f at deviation scale + beta, which is what f was applied to in the forward pass."""
+    if code == IDENTITY:
+        return dy
+    return times_slope(code, dy, activated(code, deviation * scale + beta))
+
+
 cdef inline forced_inline_void gradient_sums_of(
-    const int V, const real* dy, const real* x, const real* mean, Py_ssize_t n, Py_ssize_t C, Py_ssize_t size,
-    real* products, real* sums) noexcept nogil:
-    """Sums of dy (x - mean) and of dy for V vectors of columns over n rows."""
-    cdef vec[4] centre, product, total
-    cdef vec d
-    cdef Py_ssize_t i
+    const int V, const int code, const Job* s, const real* dy, const real* x, Py_ssize_t j, Py_ssize_t n, Py_ssize_t size, real* sums,
+) noexcept nogil:
+    """Sums of dy (x - mean) and, C further, of dy for V vectors of columns, the first of which is j, over n rows."""
+    cdef vec[4] centre, scale, beta, product, total
+    cdef vec d, deviation
+    cdef Py_ssize_t i, C = s.C
     cdef int v
     for v in range(V):
-        centre[v] = load(mean + v * LANES, size - v * LANES)
+        centre[v] = load(s.mean + j + v * LANES, size - v * LANES)
+        if code != IDENTITY:
+            scale[v] = load(s.gamma + j + v * LANES, size - v * LANES) * load(s.rstd + j + v * LANES, size - v * LANES)
+            beta[v] = load(s.beta + j + v * LANES, size - v * LANES)
         product[v] = vec_zero()
         total[v] = vec_zero()
     for i in range(n):
         for v in range(V - 1):
-            d = vec_load(dy + v * LANES)
+            deviation = vec_load(x + v * LANES) - centre[v]
+            d = before_activation(code, vec_load(dy + v * LANES), deviation, scale[v], beta[v])
             total[v] = total[v] + d
-            product[v] = product[v] + d * (vec_load(x + v * LANES) - centre[v])
-        d = load(dy + (V - 1) * LANES, size - (V - 1) * LANES)
+            product[v] = product[v] + d * deviation
+        deviation = load(x + (V - 1) * LANES, size - (V - 1) * LANES) - centre[V - 1]
+        d = before_activation(code, load(dy + (V - 1) * LANES, size - (V - 1) * LANES), deviation, scale[V - 1], beta[V - 1])
         total[V - 1] = total[V - 1] + d
-        product[V - 1] = product[V - 1] + d * (load(x + (V - 1) * LANES, size - (V - 1) * LANES) - centre[V - 1])
+        product[V - 1] = product[V - 1] + d * deviation
         dy += C
         x += C
     for v in range(V):
-        store(products + v * LANES, product[v], size - v * LANES)
-        store(sums + v * LANES, total[v], size - v * LANES)
+        store(sums + v * LANES, product[v], size - v * LANES)
+        store(sums + C + v * LANES, total[v], size - v * LANES)
 
 
-cdef void gradient_sums(
-    const real* dy, const real* x, const real* mean, Py_ssize_t n, Py_ssize_t C, real* products, real* sums,
-) noexcept nogil:
-    cdef Py_ssize_t j = 0, V
+cdef inline forced_inline_void gradient_sums_as(const int code, const Job* s, Py_ssize_t start, Py_ssize_t n, real* sums) noexcept nogil:
+    cdef Py_ssize_t j = 0, V, C = s.C
+    cdef const real* dy = s.dy + start * C
+    cdef const real* x = s.x + start * C
     while j + 4 * LANES <= C:
-        gradient_sums_of(4, dy + j, x + j, mean + j, n, C, 4 * LANES, products + j, sums + j)
+        gradient_sums_of(4, code, s, dy + j, x + j, j, n, 4 * LANES, sums + j)
         j += 4 * LANES
     V = (C - j + LANES - 1) // LANES
     if V == 4:
-        gradient_sums_of(4, dy + j, x + j, mean + j, n, C, C - j, products + j, sums + j)
+        gradient_sums_of(4, code, s, dy + j, x + j, j, n, C - j, sums + j)
     elif V == 3:
-        gradient_sums_of(3, dy + j, x + j, mean + j, n, C, C - j, products + j, sums + j)
+        gradient_sums_of(3, code, s, dy + j, x + j, j, n, C - j, sums + j)
     elif V == 2:
-        gradient_sums_of(2, dy + j, x + j, mean + j, n, C, C - j, products + j, sums + j)
+        gradient_sums_of(2, code, s, dy + j, x + j, j, n, C - j, sums + j)
     elif V == 1:
-        gradient_sums_of(1, dy + j, x + j, mean + j, n, C, C - j, products + j, sums + j)
+        gradient_sums_of(1, code, s, dy + j, x + j, j, n, C - j, sums + j)
+
+
+cdef void gradient_sums(const Job* s, Py_ssize_t start, Py_ssize_t n, real* sums) noexcept nogil:
+    """Sums of dy (x - mean), then of dy, over n rows from `start` on; dy as it was before the activation."""
+    if s.activation == RELU:
+        gradient_sums_as(RELU, s, start, n, sums)
+    elif s.activation == LEAKY_RELU:
+        gradient_sums_as(LEAKY_RELU, s, start, n, sums)
+    elif s.activation == TANH:
+        gradient_sums_as(TANH, s, start, n, sums)
+    elif s.activation == SIGMOID:
+        gradient_sums_as(SIGMOID, s, start, n, sums)
+    else:
+        gradient_sums_as(IDENTITY, s, start, n, sums)
 
 
 # The chunks' sums added in order.
@@ -312,101 +338,130 @@ def batch_norm_inference(
     return out
 
 
-cdef inline vec input_gradient(
-    const real* dy, const real* x, const real* gamma, const real* mean, const real* rstd, vec slope, vec offset,
-    Py_ssize_t size,
+cdef inline forced_inline_void input_gradient(
+    const int code, const Job* s, const real* dy, const real* x, Py_ssize_t j, vec slope, vec offset, real* dx, Py_ssize_t size,
 ) noexcept nogil:
-    """gamma rstd (dy - offset - (x - mean) slope) on one vector."""
-    cdef vec inside = load(dy, size) - offset - (load(x, size) - load(mean, size)) * slope
-    return load(gamma, size) * load(rstd, size) * inside
+    """dx = gamma rstd (dy - offset - (x - mean) slope) on one vector, column j on."""
+    cdef vec scale = load(s.gamma + j, size) * load(s.rstd + j, size), deviation = load(x + j, size) - load(s.mean + j, size)
+    cdef vec d = before_activation(code, load(dy + j, size), deviation, scale, load(s.beta + j, size) if code != IDENTITY else scale)
+    store(dx + j, scale * (d - offset - deviation * slope), size)
 
 
-cdef void input_gradients(
-    const real* dy, const real* x, const real* gamma, const real* mean, const real* rstd, real* dx, Py_ssize_t n,
-    Py_ssize_t C, const real* slope, const real* offset) noexcept nogil:
-    """n rows of dx, none of which holds slope or offset."""
-    cdef Py_ssize_t i, j
+cdef inline forced_inline_void input_gradients_as(
+    const int code, const Job* s, Py_ssize_t start, Py_ssize_t n, const real* slope, const real* offset) noexcept nogil:
+    cdef Py_ssize_t i, j, C = s.C
+    cdef const real* dy = s.dy + start * C
+    cdef const real* x = s.x + start * C
+    cdef real* dx = s.result + start * C
     for i in range(n):
         j = 0
         while j + LANES <= C:
-            vec_store(dx + j, input_gradient(
-                dy + j, x + j, gamma + j, mean + j, rstd + j, vec_load(slope + j), vec_load(offset + j), LANES))
+            input_gradient(code, s, dy, x, j, vec_load(slope + j), vec_load(offset + j), dx, LANES)
             j += LANES
         if j < C:
-            vec_store_part(dx + j, input_gradient(
-                dy + j, x + j, gamma + j, mean + j, rstd + j, load(slope + j, C - j), load(offset + j, C - j), C - j),
-                C - j)
+            input_gradient(code, s, dy, x, j, load(slope + j, C - j), load(offset + j, C - j), dx, C - j)
         dy += C
         x += C
         dx += C
 
 
+cdef void input_gradients(const Job* s, Py_ssize_t start, Py_ssize_t n, const real* slope, const real* offset) noexcept nogil:
+    """n rows of dx from `start` on, none of which holds slope or offset."""
+    if s.activation == RELU:
+        input_gradients_as(RELU, s, start, n, slope, offset)
+    elif s.activation == LEAKY_RELU:
+        input_gradients_as(LEAKY_RELU, s, start, n, slope, offset)
+    elif s.activation == TANH:
+        input_gradients_as(TANH, s, start, n, slope, offset)
+    elif s.activation == SIGMOID:
+        input_gradients_as(SIGMOID, s, start, n, slope, offset)
+    else:
+        input_gradients_as(IDENTITY, s, start, n, slope, offset)
+
+
 cdef void first_input_gradients(const Job* s) noexcept nogil:
-    """The two rows of dx that hold slope and offset: both are read before either is written."""
-    cdef Py_ssize_t j = 0, C = s.C
+    """The two rows of dx that hold slope and offset, a vector of columns at a time: both are read before either is written."""
+    cdef Py_ssize_t j = 0, C = s.C, size
     cdef vec slope, offset
     while j < C:
-        slope, offset = load(s.result + j, C - j), load(s.result + C + j, C - j)
-        store(s.result + j, input_gradient(
-            s.dy + j, s.x + j, s.gamma + j, s.mean + j, s.rstd + j, slope, offset, C - j), C - j)
-        store(s.result + C + j, input_gradient(
-            s.dy + C + j, s.x + C + j, s.gamma + j, s.mean + j, s.rstd + j, slope, offset, C - j), C - j)
+        size = min(<Py_ssize_t> LANES, C - j)
+        slope, offset = load(s.result + j, size), load(s.result + C + j, size)
+        first_input_gradient(s, 0, j, slope, offset, size)
+        first_input_gradient(s, C, j, slope, offset, size)
         j += LANES
 
 
-cdef void frozen_input_gradients(
-    const real* dy, const real* gamma, const real* rstd, real* dx, Py_ssize_t n, Py_ssize_t C) noexcept nogil:
-    cdef Py_ssize_t i, j
-    for i in range(n):
-        j = 0
-        while j < C:
-            store(dx + j, load(dy + j, C - j) * (load(gamma + j, C - j) * load(rstd + j, C - j)), C - j)
-            j += LANES
-        dy += C
-        dx += C
+cdef void first_input_gradient(const Job* s, Py_ssize_t row, Py_ssize_t j, vec slope, vec offset, Py_ssize_t size) noexcept nogil:
+    if s.activation == RELU:
+        input_gradient(RELU, s, s.dy + row, s.x + row, j, slope, offset, s.result + row, size)
+    elif s.activation == LEAKY_RELU:
+        input_gradient(LEAKY_RELU, s, s.dy + row, s.x + row, j, slope, offset, s.result + row, size)
+    elif s.activation == TANH:
+        input_gradient(TANH, s, s.dy + row, s.x + row, j, slope, offset, s.result + row, size)
+    elif s.activation == SIGMOID:
+        input_gradient(SIGMOID, s, s.dy + row, s.x + row, j, slope, offset, s.result + row, size)
+    else:
+        input_gradient(IDENTITY, s, s.dy + row, s.x + row, j, slope, offset, s.result + row, size)
 
 
 cdef void gradient_sums_part(const Job* s, Py_ssize_t chunk, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
-    cdef real* sums = s.result + start * s.C
-    gradient_sums(s.dy + start * s.C, s.x + start * s.C, s.mean, stop - start, s.C, sums, sums + s.C)
+    gradient_sums(s, start, stop - start, s.result + start * s.C)
 
 
 cdef void input_gradients_part(const Job* s, Py_ssize_t chunk, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
     """All rows but the first two, which hold slope and offset."""
     start = max(<Py_ssize_t> 2, start)
-    input_gradients(
-        s.dy + start * s.C, s.x + start * s.C, s.gamma, s.mean, s.rstd, s.result + start * s.C, stop - start, s.C,
-        s.result, s.result + s.C)
+    input_gradients(s, start, stop - start, s.result, s.result + s.C)
 
 
-cdef void frozen_part(const Job* s, Py_ssize_t chunk, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
-    frozen_input_gradients(s.dy + start * s.C, s.gamma, s.rstd, s.result + start * s.C, stop - start, s.C)
+cdef vec slope_times(int code, vec dy, vec deviation, vec scale, vec beta) noexcept nogil:
+    if code == RELU:
+        return before_activation(RELU, dy, deviation, scale, beta)
+    if code == LEAKY_RELU:
+        return before_activation(LEAKY_RELU, dy, deviation, scale, beta)
+    if code == TANH:
+        return before_activation(TANH, dy, deviation, scale, beta)
+    if code == SIGMOID:
+        return before_activation(SIGMOID, dy, deviation, scale, beta)
+    return dy
+
+
+cdef void single_row(const Job* s, bint accumulate) noexcept nogil:
+    """A batch of one row, whose statistics were frozen: there is no second row to keep sums in."""
+    cdef Py_ssize_t j = 0, size
+    cdef vec scale, deviation, d, product
+    while j < s.C:
+        size = min(<Py_ssize_t> LANES, s.C - j)
+        scale, deviation = load(s.gamma + j, size) * load(s.rstd + j, size), load(s.x + j, size) - load(s.mean + j, size)
+        d = slope_times(s.activation, load(s.dy + j, size), deviation, scale, load(s.beta + j, size) if s.beta != NULL else scale)
+        product = d * deviation * load(s.rstd + j, size)
+        store(s.result + j, scale * d, size)
+        store(s.dgamma + j, product + load(s.dgamma + j, size) if accumulate else product, size)
+        store(s.dbeta + j, d + load(s.dbeta + j, size) if accumulate else d, size)
+        j += LANES
 
 
 def batch_norm_backward(
     cnp.ndarray dy, cnp.ndarray x, cnp.ndarray gamma, cnp.ndarray mean, cnp.ndarray rstd, cnp.ndarray dx,
-    cnp.ndarray dgamma, cnp.ndarray dbeta, bint accumulate, bint frozen):
+    cnp.ndarray dgamma, cnp.ndarray dbeta, bint accumulate, bint frozen, beta, activation):
     cdef Job s = Job(
         cnp.PyArray_DIM(x, 0), cnp.PyArray_DIM(x, 1), data(x), data(dy), data(gamma), NULL, data(mean), data(rstd),
-        data(dx), data(dgamma), data(dbeta), 0, IDENTITY)
+        data(dx), data(dgamma), data(dbeta), 0, ACTIVATIONS[activation])
     cdef Py_ssize_t j
+    if beta is not None:
+        s.beta = data(beta)
     with nogil:
-        if s.N < 2:     # frozen: too few rows to keep the sums in, and nothing to add
-            for j in range(s.C):
-                if not accumulate:
-                    s.dgamma[j] = s.dbeta[j] = 0
-                if s.N == 1:
-                    s.dgamma[j] += s.dy[j] * (s.x[j] - s.mean[j]) * s.rstd[j]
-                    s.dbeta[j] += s.dy[j]
+        if s.N == 0:
+            for j in range(0 if accumulate else s.C):
+                s.dgamma[j] = s.dbeta[j] = 0
+        elif s.N == 1:
+            single_row(&s, accumulate)
         else:
             each_chunk(gradient_sums_part, &s)
             merge_gradient_sums(&s, s.rstd, accumulate)
-        if frozen:
-            each_chunk(frozen_part, &s)
-        else:
             for j in range(s.C):
-                s.result[j] = s.result[j] * s.rstd[j] / s.N
-                s.result[s.C + j] = s.result[s.C + j] / s.N
+                s.result[j] = 0 if frozen else s.result[j] * s.rstd[j] / s.N
+                s.result[s.C + j] = 0 if frozen else s.result[s.C + j] / s.N
             each_chunk(input_gradients_part, &s)
             first_input_gradients(&s)
     return dx, dgamma, dbeta

@@ -110,8 +110,17 @@ cdef tuple backward(dy, x, gamma, mean, rstd, dx, dgamma, dbeta, bint accumulate
 
 
 def check_batch_norm_backward(
-    dy, x, gamma, mean, rstd, dx=None, dgamma=None, dbeta=None, accumulate=False, frozen=False):
-    return backward(dy, x, gamma, mean, rstd, dx, dgamma, dbeta, accumulate, frozen, False)
+    dy, x, gamma, mean, rstd, dx=None, dgamma=None, dbeta=None, accumulate=False, frozen=False, beta=None, activation="identity"):
+    cdef tuple checked = backward(dy, x, gamma, mean, rstd, dx, dgamma, dbeta, accumulate, frozen, False)
+    cdef cnp.ndarray inputs = checked[1]
+    if type(activation) is not str or activation not in ACTIVATIONS or activation == "gelu":
+        check_activation(activation, True)
+    if beta is not None:
+        beta = real_vector("beta", beta, cnp.PyArray_DIM(inputs, 1), cnp.PyArray_TYPE(inputs))
+        all_apart(("dx", "dgamma", "dbeta", "beta"), (checked[5], checked[6], checked[7], beta), 3)
+    elif activation != "identity":
+        raise ValueError(f"beta: expected that of the forward pass, to find the slope of {activation} again, got None")
+    return *checked, beta, activation
 
 
 def check_layer_norm_forward(x, gamma, beta, eps=1e-5, out=None, mean=None, rstd=None):

@@ -32,7 +32,7 @@ def check_stream_key(seed, stream, update):
     return natural("seed", seed), natural("stream", stream), natural("update", update)
 
 
-cdef uint64_t mixed(uint64_t z) noexcept:
+cdef uint64_t mixed(uint64_t z) noexcept nogil:
     z += 0x9E3779B97F4A7C15ULL
     z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ULL
     z = (z ^ (z >> 27)) * 0x94D049BB133111EBULL

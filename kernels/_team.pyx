@@ -28,6 +28,7 @@ cdef extern from *:
 cdef int allowed = 1
 cdef bint unit_present = request_matrix_unit()
 cdef bint unit_chosen = unit_present
+cdef bint winograd_chosen = True
 
 
 cdef int team_size(double work, double grain) noexcept nogil:
@@ -41,6 +42,30 @@ cdef int team_size(double work, double grain) noexcept nogil:
 cdef bint matrix_unit() noexcept nogil:
     """Whether float32 products may go to the matrix unit."""
     return unit_chosen
+
+
+cdef bint winograd() noexcept nogil:
+    """Whether convolutions may be formed by Winograd's algorithm."""
+    return winograd_chosen
+
+
+def set_winograd(on):
+    """Let 3 x 3 convolutions be formed by Winograd's algorithm where that is faster, or multiply every pixel with every weight.
+
+    The algorithm needs a quarter of the multiplications; its rounding error is at most 10 times as large (docs/kernels/convolution.md).
+    It is on from the start, unless the environment's DD2424FAST_WINOGRAD is 0, no, off or false.
+
+    Raises TypeError where `on` is no bool.
+    """
+    global winograd_chosen
+    if not isinstance(on, bool):
+        raise TypeError(f"on: expected True or False, got {on!r}")
+    winograd_chosen = on
+
+
+def get_winograd():
+    """Whether convolutions may be formed by Winograd's algorithm."""
+    return winograd_chosen
 
 
 def has_matrix_unit():
@@ -106,6 +131,8 @@ def _after_fork():
 
 # OMP_NUM_THREADS is honoured by omp_get_max_threads, a container's affinity by the other.
 allowed = min(omp_get_max_threads(), _usable_cpus()) if HAS_OPENMP else 1
-unit_chosen = unit_present and os.environ.get("DD2424FAST_MATRIX_UNIT", "").lower() not in ("0", "no", "off", "false")
+_OFF = ("0", "no", "off", "false")
+unit_chosen = unit_present and os.environ.get("DD2424FAST_MATRIX_UNIT", "").lower() not in _OFF
+winograd_chosen = os.environ.get("DD2424FAST_WINOGRAD", "").lower() not in _OFF
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)

@@ -1,6 +1,6 @@
-"""Image augmentation: flip, shift, brightness and noise in one pass over a batch.
+"""Image augmentation: flip, shift, cutout, contrast, brightness, noise, standardisation and mixing, in one pass.
 
-All that is drawn is drawn by NumPy's Philox generator, in code that both implementations share: they differ in no bit.
+All that is drawn comes from Philox words (random.py): a pure function of (key, number of the image).
 """
 
 import numbers
@@ -8,48 +8,78 @@ import operator
 
 import numpy as np
 
+from . import _augmentation_float32, _augmentation_float64
 from ._checks import array, disjoint, result
 from ._dispatch import Kernel
-from .jit import kernel_jit
+from ._random_checks import check_key
+from .random import _words, random_normal, stream_key
 
 __all__ = ["augment_images"]
 
-_NOISE_BLOCK = 1 << 16  # numbers drawn at a time: they stay in the second-level cache
 _LARGEST = float(np.finfo(np.float32).max)
+_DRAWS = 8  # words an image: flip, dy, dx, the square's row and column, contrast, brightness; one is left
 
 
-def augment_images(images, key, flip=0.0, shift=0, noise=0.0, brightness=0.0, fill=0, out=None):
-    """Return images as a camera might have taken them: mirrored, moved, lighter or darker, noisy.
+def augment_images(
+    images,
+    key,
+    flip=0.0,
+    shift=0,
+    cutout=0,
+    contrast=0.0,
+    brightness=0.0,
+    noise=0.0,
+    fill=0,
+    mean=None,
+    std=None,
+    mix=1.0,
+    out=None,
+):
+    """Return images as a camera might have taken them: mirrored, moved, partly hidden, lighter, darker, noisy.
 
     With everything drawn per image n, and noise per number,
 
         mirrored[h, w] = images[n, h, W-1-w] with probability `flip`, else images[n, h, w]
         moved[h, w]    = mirrored[h + dy, w + dx], or `fill` outside; dy and dx whole numbers from -shift to shift
-        out[n, h, w]   = moved[h, w] + b + noise * e; b uniform between -brightness and brightness, e standard normal
+        cut[h, w]      = `fill` within a square of `cutout` pixels a side whose middle is any pixel, else moved[h, w]
+        changed        = (c cut + (1 - c) m + b + noise e - mean) / std
+        out[n]         = mix changed[n] + (1 - mix) changed[N-1-n]
+
+    with c uniform between 1 - contrast and 1 + contrast, m the mean of images[n], b uniform between -brightness and
+    brightness, e standard normal.
 
     Parameters
     ----------
     images : ndarray of shape (N, H, W, C), uint8, float32 or float64
     key : int
-        From 0 to 2^128 - 1; the same key gives the same images.
+        From `stream_key`; the same key gives the same images.
     flip : float
         Probability of a horizontal flip, from 0 to 1.
     shift : int
         Largest shift in pixels, from 0 to the shorter side; each shift up to it is equally likely.
-    noise : float
-        Standard deviation, in the units of `images`.
+    cutout : int
+        Side of the square, from 0 to the shorter side; it may hang over the border.
+    contrast : float
+        From 0 to 1.
     brightness : float
         Largest offset, in the units of `images`.
-    fill : float
-        Stands where a shift uncovers the outside; for uint8, an int from 0 to 255.
+    noise : float
+        Standard deviation, in the units of `images`.
+    fill : float, or C of them
+        Stands where a shift uncovers the outside, and in the square; for uint8, whole numbers from 0 to 255.
+    mean, std : float, or C of them, optional
+        Standardise: float images then come of uint8 ones. Each is 0 and 1 where only the other is given.
+    mix : float
+        From 0 to 1; 1 mixes nothing.
     out : ndarray of images' shape and dtype, optional
-        Must not overlap `images`.
+        Of uint8 images that are standardised, float32 or float64 (float32 where it is not given). Must not overlap
+        `images`.
 
     Returns
     -------
-    ndarray of images' shape and dtype
-        uint8 is rounded to the nearest number (half to even) after the last step, and limited to 0 to 255. Floats are
-        not limited.
+    ndarray of images' shape
+        uint8 is rounded to the nearest number (half to even) and limited to 0 to 255, before and after mixing. Floats
+        are not limited.
 
     Raises
     ------
@@ -58,166 +88,120 @@ def augment_images(images, key, flip=0.0, shift=0, noise=0.0, brightness=0.0, fi
 
     Notes
     -----
-    What image n becomes depends on (key, n) and the image alone, not on N: the flip, the shifts and the brightness of
-    all images are drawn whether they are asked for or not, four numbers an image. The noise is a second stream of the
-    same key, in the order of the numbers, in float32 (float64 for float64 images). Drawing it costs more than all
-    else: 14 ns a number and more, where all else takes 0.5.
+    What image n becomes (before mixing) depends on (key, n) and the image alone, not on N, on the threads or on what
+    else is asked for. Everything is computed in float32 (float64 for float64 results) from coefficients in float64; the
+    two implementations differ in no bit, but for the noise's rounding.
+
+    References
+    ----------
+    DeVries and Taylor (2017), arXiv:1708.04552, section 3.2 (cutout); Zhang, Cisse, Dauphin and Lopez-Paz (2018),
+    arXiv:1710.09412, equation 1 (mixing).
     """
     if images.size == 0:
         return out
     N, H, W, C = images.shape
-    flipped, dy, dx, offsets = _draw(images, key, flip, shift, brightness)
-    columns = np.where(flipped[:, None], np.arange(W)[::-1], np.arange(W))  # (N, W)
-    if shift:
-        padded = np.full((N, H + 2 * shift, W + 2 * shift, C), fill, images.dtype)
-        padded[:, shift : shift + H, shift : shift + W] = images
-        h = np.arange(H) + shift + dy[:, None]  # (N, H)
-        w = np.arange(W) + dx[:, None]  # (N, W), may lie outside
-        inside = (w >= 0) & (w < W)
-        w = np.where(inside, np.take_along_axis(columns, w.clip(0, W - 1), axis=1) + shift, 0)  # column 0 is padding
+    words = _words(key, _DRAWS * N).reshape(N, _DRAWS).astype(np.uint64)
+    signed = words * 2.0**-31 - 1  # uniform in [-1, 1)
+    flipped = words[:, 0] < int(flip * 2.0**32 + 0.5)
+    dy, dx = (_below(2 * shift + 1, words[:, i]) - shift for i in (1, 2))
+    top, left = (_below(size, words[:, i]) - cutout // 2 for size, i in ((H, 3), (W, 4)))
+
+    cut = _moved(images, flipped, dy, dx, shift, fill)
+    h, w = np.arange(H) - top[:, None], np.arange(W) - left[:, None]
+    cut[((0 <= h) & (h < cutout))[:, :, None] & ((0 <= w) & (w < cutout))[:, None]] = fill
+    if not (contrast or brightness or noise) and mean is None:
+        out[...] = cut
     else:
-        padded, h, w = images, np.broadcast_to(np.arange(H), (N, H)), columns
-    out[...] = padded[np.arange(N)[:, None, None], h[:, :, None], w[:, None, :]]
-    if noise or brightness:
-        disturbance = np.concatenate([block.copy() for block in _disturbances(images, key, noise, offsets)])
-        changed = out + disturbance.reshape(out.shape if noise else (N, 1, 1, 1))
-        out[...] = np.rint(changed).clip(0, 255) if out.dtype == np.uint8 else changed
+        mean, std = (0.0, np.ones(C)) if mean is None else (mean, std)
+        c, m = 1 + contrast * signed[:, 5:6], _means(images) if contrast else 0.0
+        number = np.float32 if out.dtype == np.uint8 else out.dtype.type
+        scale, offset = c / std, (((1 - c) * m + brightness * signed[:, 6:7]) - mean) / std  # (N, C)
+        changed = cut.astype(number) * scale.astype(number)[:, None, None] + offset.astype(number)[:, None, None]
+        if noise:
+            e = [random_normal.numpy(stream_key.numpy(key, 1, n), (H, W, C), number) for n in range(N)]
+            changed += (noise / std).astype(number) * np.stack(e)
+        out[...] = _whole(changed) if out.dtype == np.uint8 else changed
+    if mix != 1:
+        number = np.float32 if out.dtype == np.uint8 else out.dtype.type
+        mixed = number(mix) * out.astype(number) + number(1 - mix) * out[::-1].astype(number)
+        out[...] = _whole(mixed) if out.dtype == np.uint8 else mixed
     return out
 
 
-def _generator(key, stream):
-    # A stream starts 2^192 blocks from the next: they never meet.
-    return np.random.Generator(np.random.Philox(key=key, counter=[0, 0, 0, stream]))
+def _below(size, words):
+    """Whole numbers from 0 to size - 1, equally likely."""
+    return (words * np.uint64(size) >> np.uint64(32)).astype(np.intp)
 
 
-def _draw(images, key, flip, shift, brightness):
-    """Draw for each image: whether it is flipped, its shifts, and its brightness offset (N, 1)."""
-    uniform = _generator(key, 0).random((len(images), 4))
-    moves = (uniform[:, 1:3] * (2 * shift + 1)).astype(np.intp) - shift
-    offsets = (brightness * (2 * uniform[:, 3:] - 1)).astype(_number(images))
-    return uniform[:, 0] < flip, moves[:, 0], moves[:, 1], offsets
-
-
-def _number(images):
-    """The dtype of what is added to images."""
-    return np.float32 if images.dtype == np.uint8 else images.dtype
-
-
-def _disturbances(images, key, noise, offsets):
-    """Yield what is added, a block of images at a time: (images, H W C) with noise, (images, 1) without."""
-    if not noise:
-        yield offsets
-        return
-    generator = _generator(key, 1)
-    size = images[0].size
-    step = max(1, _NOISE_BLOCK // size)
-    drawn = np.empty((min(step, len(images)), size), offsets.dtype)
-    for start in range(0, len(images), step):
-        block = drawn[: len(images) - start]
-        generator.standard_normal(dtype=block.dtype, out=block)
-        block *= offsets.dtype.type(noise)
-        block += offsets[start : start + step]
-        yield block
-
-
-def _fast(images, key, flip, shift, noise, brightness, fill, out):
-    if images.size == 0:
-        return out
+def _moved(images, flipped, dy, dx, shift, fill):
     N, H, W, C = images.shape
-    flipped, dy, dx, offsets = _draw(images, key, flip, shift, brightness)
-    mirror = np.arange(W * C, dtype=np.uint32).reshape(W, C)[::-1].ravel()
-    fill = images.dtype.type(fill)
-    x, y = images.reshape(N, -1), out.reshape(N, -1)
-    start = 0
-    for disturbance in _disturbances(images, key, noise, offsets) if noise or brightness else [offsets[:, :0]]:
-        block = slice(start, start + len(disturbance))
-        _augment_block(x[block], H, flipped[block], dy[block], dx[block] * C, mirror, fill, disturbance, y[block])
-        start = block.stop
-    return out
+    padded = np.empty((N, H + 2 * shift, W + 2 * shift, C), images.dtype)
+    padded[...] = fill
+    padded[:, shift : shift + H, shift : shift + W] = np.where(flipped[:, None, None, None], images[:, :, ::-1], images)
+    h, w = (np.arange(size) + shift + moves[:, None] for size, moves in ((H, dy), (W, dx)))
+    return padded[np.arange(N)[:, None, None], h[:, :, None], w[:, None, :]]
 
 
-@kernel_jit
-def _augment_block(images, H, flipped, dy, dx, mirror, fill, disturbance, out):
-    """Augment images (N, H W C).
-
-    dx counts numbers, not pixels; disturbance is (N, H W C), (N, 1) or (N, 0): for each number, each image, or none.
-    """
-    for n in range(images.shape[0]):
-        _move(images[n], H, flipped[n], dy[n], dx[n], mirror, fill, out[n])
-        if disturbance.shape[1]:
-            _disturb(out[n], disturbance[n])  # the image just written lies in the cache
+def _means(images):
+    """The mean of each image (N, 1): down the columns first, one number after the other."""
+    columns = np.cumsum(images.reshape(len(images), images.shape[1], -1), axis=1, dtype=np.float64)[:, -1]
+    return np.cumsum(columns, axis=1)[:, -1:] / images[0].size
 
 
-@kernel_jit
-def _move(image, H, flipped, dy, dx, mirror, fill, out):
-    # Unsigned indices, since Numba's test for negative ones keeps loops from vectorising. A slice of each row would
-    # take longer than copying it.
-    size = mirror.size
-    first, last = np.uintp(max(0, -dx)), np.uintp(min(size, size - dx))  # what lies inside the image
-    count, moved = last - first, np.uintp(first + dx)
-    for h in range(H):
-        row = np.uintp(h * size)
-        end = row + np.uintp(size)
-        if not 0 <= h + dy < H:
-            for i in range(row, end):
-                out[i] = fill
-            continue
-        for i in range(row, row + first):
-            out[i] = fill
-        for i in range(row + last, end):
-            out[i] = fill
-        source, target = np.uintp((h + dy) * size), row + first
-        if flipped:
-            for i in range(count):
-                out[target + i] = image[source + np.uintp(mirror[moved + i])]
-        else:
-            source += moved
-            for i in range(count):
-                out[target + i] = image[source + i]
+def _whole(x):
+    return np.rint(x).clip(0, 255)
 
 
-@kernel_jit
-def _disturb(x, disturbance):
-    offset = disturbance[0]  # read once: for all the compiler knows, writing x changes it
-    alike = disturbance.size == 1
-    if x.itemsize == 1:
-        if alike:
-            for i in range(x.size):
-                x[i] = _saturated(np.float32(x[i]) + offset)
-        else:
-            for i in range(x.size):
-                x[i] = _saturated(np.float32(x[i]) + disturbance[i])
-    elif alike:
-        for i in range(x.size):
-            x[i] += offset
-    else:
-        for i in range(x.size):
-            x[i] += disturbance[i]
+def _fast(*arguments):
+    variant = _augmentation_float64 if arguments[-1].dtype == np.float64 else _augmentation_float32
+    return variant.augment_images(*arguments)
 
 
-@kernel_jit
-def _saturated(x):
-    return np.uint8(min(max(np.rint(x), np.float32(0)), np.float32(255)))
-
-
-def _check(images, key, flip=0.0, shift=0, noise=0.0, brightness=0.0, fill=0, out=None):
+def _check(
+    images,
+    key,
+    flip=0.0,
+    shift=0,
+    cutout=0,
+    contrast=0.0,
+    brightness=0.0,
+    noise=0.0,
+    fill=0,
+    mean=None,
+    std=None,
+    mix=1.0,
+    out=None,
+):
     if not isinstance(images, np.ndarray) or images.dtype not in (np.uint8, np.float32, np.float64):
         came = images.dtype if isinstance(images, np.ndarray) else type(images).__name__
         raise TypeError(f"images: expected an ndarray of uint8, float32 or float64, got {came}")
     whole = images.dtype == np.uint8
     images = array("images", images, (None,) * 4, np.uint8 if whole else None)
-    key = _integer("key", key, 2**128 - 1)
+    channels, shorter = images.shape[3], min(images.shape[1:3])
+    key = check_key(key)
     flip = _real("flip", flip, 1)
-    shift = _integer("shift", shift, min(images.shape[1:3]))
-    noise = _real("noise", noise)
-    brightness = _real("brightness", brightness)
-    if whole:
-        fill = _integer("fill", fill, 255)
-    elif not isinstance(fill, numbers.Real):
-        raise TypeError(f"fill: expected a number, got {type(fill).__name__}")
-    out = result("out", out, images.shape, images.dtype)
+    shift, cutout = _integer("shift", shift, shorter), _integer("cutout", cutout, shorter)
+    contrast, brightness, noise = _real("contrast", contrast, 1), _real("brightness", brightness), _real("noise", noise)
+    fill = _channels("fill", fill, channels)
+    if whole and not (np.all(fill == np.rint(fill)) and np.all((fill >= 0) & (fill <= 255))):
+        raise ValueError(f"fill: expected whole numbers from 0 to 255 for uint8 images, got {fill}")
+    fill = fill.astype(images.dtype)
+    standardises = mean is not None or std is not None
+    if standardises:
+        mean = _channels("mean", 0 if mean is None else mean, channels)
+        std = _channels("std", 1 if std is None else std, channels)
+        if not (np.all(np.isfinite(mean)) and np.all(np.isfinite(std)) and np.all(std > 0)):
+            raise ValueError(f"mean, std: expected finite numbers, std above 0, got {mean} and {std}")
+    mix = _real("mix", mix, 1)
+    if whole and standardises:
+        if out is not None and getattr(out, "dtype", None) not in (np.float32, np.float64):
+            raise TypeError(f"out: expected dtype float32 or float64, got {getattr(out, 'dtype', type(out).__name__)}")
+        dtype = np.dtype(np.float32) if out is None else out.dtype
+    else:
+        dtype = images.dtype
+    out = result("out", out, images.shape, dtype)
     disjoint("out", out, "images", images)
-    return images, key, flip, shift, noise, brightness, fill, out
+    return images, key, flip, shift, cutout, contrast, brightness, noise, fill, mean, std, mix, out
 
 
 def _integer(name, value, most):
@@ -238,4 +222,19 @@ def _real(name, value, most=_LARGEST):
     return float(value)
 
 
-augment_images = Kernel(augment_images, _fast, _check, traffic=lambda images, *_: 2 * images.nbytes)
+def _channels(name, value, channels):
+    """One number a channel, float64, of a number or of C of them."""
+    expected = f"a number, or one for each of {channels} channels"
+    try:
+        given = np.asarray(value)
+        numbers = np.array(given, np.float64) if given.dtype.kind in "fiu" else None
+    except (TypeError, ValueError):
+        numbers = None
+    if numbers is None:
+        raise TypeError(f"{name}: expected {expected}, got {value!r}")
+    if numbers.shape not in ((), (channels,)):
+        raise ValueError(f"{name}: expected {expected}, got shape {numbers.shape}")
+    return np.ascontiguousarray(np.broadcast_to(numbers, (channels,)))
+
+
+augment_images = Kernel(augment_images, _fast, _check, traffic=lambda images, *rest: images.nbytes + rest[-1].nbytes)

@@ -231,7 +231,7 @@ linear_forward = Kernel(
 )
 
 
-def linear_backward(dy, x, W, dx=None, dW=None, db=None, need_dx=True, use_bias=True, accumulate=False):
+def linear_backward(dy, x, W, dx=None, dW=None, db=None, need_dx=True, use_bias=True, accumulate=False, need_dW=True):
     """Backward pass of y = x W + b.
 
         dx = dy W^T,    dW = x^T dy,    db = sum over the batch of dy
@@ -249,6 +249,8 @@ def linear_backward(dy, x, W, dx=None, dW=None, db=None, need_dx=True, use_bias=
         False leaves db out.
     accumulate : bool
         Add to dW and db instead of overwriting them; dx is always overwritten.
+    need_dW : bool
+        False leaves dW and db out: a layer that is not trained needs none.
 
     Returns
     -------
@@ -259,11 +261,11 @@ def linear_backward(dy, x, W, dx=None, dW=None, db=None, need_dx=True, use_bias=
     2 N D H floating-point operations for each of dx and dW. dW and db are shared out among threads by their elements,
     never summed over threads.
     """
-    if accumulate:
+    if need_dW and accumulate:
         dW += x.T @ dy
         if db is not None:
             db += dy.sum(axis=0)
-    else:
+    elif need_dW:
         np.matmul(x.T, dy, out=dW)
         if db is not None:
             np.sum(dy, axis=0, out=db)
@@ -276,5 +278,5 @@ linear_backward = Kernel(
     linear_backward,
     "linear",
     check_linear_backward,
-    flops=lambda dy, x, W, dx, *_: 2 * dy.shape[0] * W.size * (1 if dx is None else 2),
+    flops=lambda dy, x, W, dx, dW, *_: 2 * dy.shape[0] * W.size * ((dx is not None) + (dW is not None)),
 )

@@ -26,20 +26,21 @@ def softmax_cross_entropy(
     ignore_index=-100,
     dlogits=None,
 ):
-    """Mean cross-entropy of softmax(logits) against labels, and its gradient.
+    """Mean cross-entropy of softmax(logits) against labels or distributions, and its gradient.
 
         p = softmax(z),    l_i = -sum_c t_ic v_c log p_ic,    loss = sum_i w_i l_i / D,    D = sum_i w_i v_(y_i)
         dlogits_ic = w_i / D (p_ic sum_k t_ik v_k - t_ic v_c)
 
     with v the class weights and w the sample weights (1 where not given); the sums over i leave out the rows to ignore.
     The target t_ic is, for smoothing e, "uniform": e / K, and 1 - e more for the true class; "others": 1 - e for the
-    true class, e / (K - 1) for each other.
+    true class, e / (K - 1) for each other. Of a distribution q_i over the classes it is the mean, weighed by q_i, of
+    what it is for each class; then D = sum_i w_i, whatever the class weights (PyTorch has it so too).
 
     Parameters
     ----------
     logits : ndarray of shape (N, K), float32 or float64
-    labels : ndarray of shape (N,), int64 (another integer dtype is converted at each call)
-        Classes 0 to K - 1, or `ignore_index`.
+    labels : ndarray of shape (N,), int64 (another integer dtype is converted at each call); or (N, K), of logits' dtype
+        Classes 0 to K - 1, or `ignore_index`; or distributions: numbers in [0, 1] whose rows sum to 1 (within 1e-3).
     label_smoothing : float in [0, 1]
     smoothing : {"uniform", "others"}
     class_weight : ndarray of shape (K,), of logits' dtype, finite and not negative, optional
@@ -77,6 +78,8 @@ def softmax_cross_entropy(
     else:
         on_each, on_true = label_smoothing / logits.shape[1], 1 - label_smoothing
     v = np.ones(logits.shape[1], logits.dtype) if class_weight is None else class_weight
+    if labels.ndim == 2:
+        return _of_distributions(logits, (on_true * labels.astype(np.float64) + on_each) * v, sample_weight, dlogits)
     rows = np.arange(len(labels))
     counts = labels != ignore_index
     y = np.where(counts, labels, 0)
@@ -95,6 +98,20 @@ def softmax_cross_entropy(
         e -= (w * on_each / D).astype(e.dtype)[:, None] * v
     e[rows, y] -= w * t_true / D
     e[~counts] = 0
+    return float(loss), dlogits
+
+
+def _of_distributions(logits, targets, w, dlogits):
+    """The same for targets t_ic v_c."""
+    w = np.ones(len(logits)) if w is None else w.astype(np.float64)
+    total = targets.sum(axis=1)
+    z = np.subtract(logits, logits.max(axis=1, keepdims=True), out=dlogits)
+    linear = np.multiply(targets, z, where=targets != 0, out=np.zeros(z.shape)).sum(axis=1)  # -inf rules a class out
+    e = np.exp(z, out=z)
+    s = e.sum(axis=1)
+    loss = (w @ (total * np.log(s) - linear)) / w.sum()
+    e *= (w * total / (w.sum() * s)).astype(e.dtype)[:, None]
+    e -= (w / w.sum())[:, None] * targets
     return float(loss), dlogits
 
 

@@ -15,7 +15,7 @@ from ._normalization_checks import (
     check_layer_norm_backward,
     check_layer_norm_forward,
 )
-from .activations import activation_forward
+from .activations import activation_backward, activation_forward
 
 __all__ = [
     "batch_norm_backward",
@@ -141,12 +141,25 @@ batch_norm_inference = Kernel(
 )
 
 
-def batch_norm_backward(dy, x, gamma, mean, rstd, dx=None, dgamma=None, dbeta=None, accumulate=False, frozen=False):
-    """Backward pass of batch normalisation; dy is the gradient before the activation.
+def batch_norm_backward(
+    dy,
+    x,
+    gamma,
+    mean,
+    rstd,
+    dx=None,
+    dgamma=None,
+    dbeta=None,
+    accumulate=False,
+    frozen=False,
+    beta=None,
+    activation="identity",
+):
+    """Backward pass of batch normalisation, and of the activation behind it.
 
-        h = (x - mean) rstd,    dbeta = sum_i dy_i,    dgamma = sum_i dy_i h_i
-        dx = gamma rstd (dy - dbeta / N - h dgamma / N)        in training
-        dx = gamma rstd dy                                     where the statistics were frozen
+        h = (x - mean) rstd,    g = dy f'(h gamma + beta),    dbeta = sum_i g_i,    dgamma = sum_i g_i h_i
+        dx = gamma rstd (g - dbeta / N - h dgamma / N)         in training
+        dx = gamma rstd g                                      where the statistics were frozen
 
     Parameters
     ----------
@@ -161,6 +174,10 @@ def batch_norm_backward(dy, x, gamma, mean, rstd, dx=None, dgamma=None, dbeta=No
         Add to dgamma and dbeta instead of overwriting them; dx is always overwritten.
     frozen : bool
         mean and rstd are constants (the forward pass was `batch_norm_inference`), not functions of x.
+    beta : ndarray of shape (C,), of dy's dtype, optional
+        That of the forward pass; needed with an activation, whose input is computed again rather than kept.
+    activation : {"identity", "relu", "leaky_relu", "tanh", "sigmoid"}
+        Of the forward pass, where dy is the gradient behind it.
 
     Returns
     -------
@@ -176,6 +193,9 @@ def batch_norm_backward(dy, x, gamma, mean, rstd, dx=None, dgamma=None, dbeta=No
     Ioffe and Szegedy (2015), section 3.
     """
     N = x.shape[0]
+    if activation != "identity":
+        z = (x - mean) * (gamma * rstd) + beta
+        dy = activation_backward.numpy(dy, activation_forward.numpy(z, activation), activation)
     h = (x - mean) * rstd
     sum_dy, sum_dy_h = dy.sum(axis=0), (dy * h).sum(axis=0)
     if frozen:

@@ -288,28 +288,3 @@ cdef void unit_learn_stack(const Learning* s, Py_ssize_t image, Py_ssize_t image
     t.images = images
     for i in range(p.groups):
         unit_learn_group(s, &t, i, slice, sums)
-
-
-cdef void unit_add_chunks(const Learning* s, real* dW, bint accumulate) noexcept nogil:
-    """dW (+)= the chunks' sums, in their order, turned back."""
-    cdef Py_ssize_t tap, f, c, i, chunk, F = s.gradient.channels, C = s.plan.depth
-    cdef real block[16 * 16]
-    cdef real* to
-    cdef const real* sums
-    cdef vec total
-    for tap in range(s.taps):
-        for c in range(0, C, 16):
-            for f in range(0, F, 16):
-                for i in range(16):
-                    sums = s.sums + (tap * F + f + i) * C + c
-                    total = vec_load(sums)
-                    for chunk in range(1, s.chunks):
-                        total = total + vec_load(sums + chunk * s.sums_size)
-                    vec_store(block + 16 * i, total)
-                if not accumulate:
-                    vec_transpose(block, 16, dW + (tap * C + c) * F + f, F)
-                    continue
-                vec_transpose(block, 16, block, 16)
-                for i in range(16):
-                    to = dW + (tap * C + c + i) * F + f
-                    vec_store(to, vec_load(to) + vec_load(block + 16 * i))

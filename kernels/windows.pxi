@@ -23,6 +23,11 @@ cdef inline Py_ssize_t lines_of(Py_ssize_t bytes) noexcept nogil:
     return (bytes + 63) // 64 * 64
 
 
+cdef inline Py_ssize_t odd_lines(Py_ssize_t bytes) noexcept nogil:
+    """Rounded up to an odd number of cache lines: what lies so far apart does not meet in the same sets of a cache."""
+    return lines_of(bytes) + (0 if lines_of(bytes) // 64 % 2 else 64)
+
+
 cdef inline Py_ssize_t whole_lines(Py_ssize_t n) noexcept nogil:
     """So many numbers, rounded up to whole cache lines."""
     return lines_of(n * sizeof(real)) // sizeof(real)
@@ -348,3 +353,44 @@ cdef void learn_share(const Learning* s, int part, int parts) noexcept nogil:
             image += stack
     if s.on_unit:
         unit_close()
+
+
+cdef void add_chunks(const real* sums, Py_ssize_t sums_size, Py_ssize_t chunks, Py_ssize_t size, real* to, bint accumulate) noexcept nogil:
+    """to (+)= the chunks' sums, in their order."""
+    cdef Py_ssize_t i = 0, chunk, n
+    cdef vec total
+    while i < size:
+        n = min(<Py_ssize_t> LANES, size - i)
+        total = vec_load_part(sums + i, n)
+        for chunk in range(1, chunks):
+            total = total + vec_load_part(sums + chunk * sums_size + i, n)
+        if accumulate:
+            total = total + vec_load_part(to + i, n)
+        vec_store_part(to + i, total, n)
+        i += LANES
+
+
+cdef void add_turned_chunks(real* sums, Py_ssize_t sums_size, Py_ssize_t chunks, Py_ssize_t taps, Py_ssize_t C, Py_ssize_t F, real* dW,
+                            bint accumulate) noexcept nogil:
+    """dW[tap][c][f] (+)= the chunks' sums[tap][f][c], in their order."""
+    cdef Py_ssize_t tap, f, c, i, j
+    cdef real block[16 * 16]
+    cdef real* to
+    if chunks > 1:
+        add_chunks(sums, sums_size, chunks, taps * C * F, sums, False)
+    for tap in range(taps):
+        c = 0
+        while c < C:
+            f = 0
+            while f < F:
+                to = dW + (tap * C + c) * F + f
+                if c + LANES <= C and f + LANES <= F:
+                    vec_transpose(sums + (tap * F + f) * C + c, C, block, LANES)
+                    for i in range(LANES):
+                        vec_store(to + i * F, vec_load(block + LANES * i) + (vec_load(to + i * F) if accumulate else vec_zero()))
+                else:
+                    for i in range(min(<Py_ssize_t> LANES, C - c)):
+                        for j in range(min(<Py_ssize_t> LANES, F - f)):
+                            to[i * F + j] = sums[(tap * F + f + j) * C + c + i] + (to[i * F + j] if accumulate else 0)
+                f += LANES
+            c += LANES

@@ -1,5 +1,6 @@
 """What Hypothesis draws: calls of every kernel, arrays in every layout, and values that fit nowhere."""
 
+import itertools
 import math
 
 import numpy as np
@@ -81,6 +82,10 @@ class Maker:
         dtype = self.draw(st.sampled_from([np.int64, np.int32, np.uint8]))
         return self.layout(self.rng.integers(0, K, N).astype(dtype))
 
+    def distributions(self, N, K):
+        rows = self.rng.uniform(0, 1, (N, K))
+        return self.layout((rows / rows.sum(axis=1, keepdims=True)).astype(self.dtype))
+
     def out(self, *shape, dtype=None):
         return np.full(shape, 77, dtype or self.dtype) if self.draw(st.booleans()) else None
 
@@ -122,16 +127,18 @@ def _linear_forward(m):
 def _linear_backward(m):
     N, D, H = m.size(), m.size(), m.size()
     need_dx, use_bias, accumulate = m.number(True, False), m.number(True, False), m.number(True, False)
+    need_dW = m.number(True, False)
     return dict(
         dy=m.real(N, H),
         x=m.real(N, D),
         W=m.real(D, H),
         dx=m.out(N, D) if need_dx else None,
-        dW=m.own(D, H) if accumulate else m.out(D, H),
-        db=None if not use_bias else m.own(H) if accumulate else m.out(H),
+        dW=None if not need_dW else m.own(D, H) if accumulate else m.out(D, H),
+        db=None if not (use_bias and need_dW) else m.own(H) if accumulate else m.out(H),
         need_dx=need_dx,
         use_bias=use_bias,
         accumulate=accumulate,
+        need_dW=need_dW,
     )
 
 
@@ -144,6 +151,11 @@ def _activation_backward(m):
     shape = m.shape()
     saved = m.uniform(-1, 1, *shape)
     return dict(dy=m.real(*shape), saved=saved, activation=m.number(*ACTIVATIONS, "gelu"), out=m.out(*shape))
+
+
+def _residual_add_forward(m):
+    shape = m.shape()
+    return dict(x=m.real(*shape), skip=m.real(*shape), activation=m.number(*ACTIVATIONS), out=m.out(*shape))
 
 
 def _custom_forward(m):
@@ -160,7 +172,7 @@ def _softmax_cross_entropy(m):
     N, K = m.size(1), m.size(2)
     return dict(
         logits=m.real(N, K),
-        labels=m.labels(N, K),
+        labels=m.number(m.labels(N, K), m.distributions(N, K)),
         label_smoothing=m.number(0.0, 0.1, 1.0),
         smoothing=m.number("uniform", "others"),
         class_weight=m.maybe(m.uniform, 0.1, 2, K),
@@ -231,7 +243,9 @@ def _norm_backward(m, N, C, statistics):
 
 def _batch_norm_backward(m):
     N, C = m.size(2), m.size()
-    return {**_norm_backward(m, N, C, C), "frozen": m.number(True, False)}
+    activation = m.number(*ACTIVATIONS)
+    beta = m.maybe(m.real, C) if activation == "identity" else m.real(C)
+    return {**_norm_backward(m, N, C, C), "frozen": m.number(True, False), "beta": beta, "activation": activation}
 
 
 def _layer_norm_forward(m):
@@ -321,15 +335,22 @@ def _global_norm(m):
 def _augment_images(m):
     N, H, W, C = m.size(), m.number(1, 4, 7), m.number(1, 4, 7), m.number(1, 3)
     images = m.rng.integers(0, 256, (N, H, W, C)).astype(m.number("uint8", "float32", "float64"))
+    mean, std = m.number((None, None), (120.0, 60.0), (np.linspace(90, 110, C), np.linspace(50, 60, C)))
+    floats = images.dtype if images.dtype != "uint8" else m.number("float32", "float64")
     return dict(
-        images=laid_out(images, m.number("C", "fortran", "strided")),  # Numba compiles anew for read-only arrays
+        images=laid_out(images, m.number("C", "fortran", "strided")),
         key=_key(m),
         flip=m.number(0.0, 0.5, 1.0),
         shift=m.number(0, 1),
-        noise=m.number(0.0, 3.0),
+        cutout=m.number(0, 1),
+        contrast=m.number(0.0, 0.5),
         brightness=m.number(0.0, 9.0),
+        noise=m.number(0.0, 3.0) if images.dtype != "uint8" else 0.0,  # rounding apart might end a unit apart
         fill=7,
-        out=m.out(N, H, W, C, dtype=images.dtype),
+        mean=mean,
+        std=std,
+        mix=m.number(1.0, 0.3),
+        out=m.out(N, H, W, C, dtype=images.dtype if mean is None else floats),
     )
 
 
@@ -443,6 +464,100 @@ def _scatter_rows(m):
     return dict(dy=m.real(R, D), ids=ids, dtable=m.own(V, D), accumulate=m.number(True, False))
 
 
+def _pair(m, *choices):
+    """A number, or two of them for rows and columns."""
+    return m.number(*choices, *itertools.product(choices, repeat=2))
+
+
+def _counts(pixels, size, stride, padding, dilation=1):
+    """How many windows there are below and beside each other."""
+    pairs = [value if isinstance(value, tuple) else (value, value) for value in (size, stride, padding, dilation)]
+    return [(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in zip(pixels, *pairs, strict=True)]
+
+
+def _convolution(m):
+    """Shapes of x, W and y, and the options."""
+    size, groups = (m.number(1, 2, 3), m.number(1, 3, 4)), m.number(1, 1, 2, 3)
+    pixels = [1 + 2 * (k - 1) + m.number(0, 1, 4) for k in size]
+    N, C, F = m.number(0, 1, 3), m.number(0, 1, 2, 5, 16, 33), m.number(0, 1, 2, 5, 16, 33)
+    windows = dict(stride=_pair(m, 1, 2, 3), padding=_pair(m, 0, 1, 2), dilation=_pair(m, 1, 2))
+    shapes = (N, *pixels, groups * C), (*size, C, groups * F), (N, *_counts(pixels, size, **windows), groups * F)
+    return shapes, {**windows, "groups": groups}
+
+
+def _conv2d_forward(m):
+    (x, W, y), options = _convolution(m)
+    return dict(
+        x=m.real(*x),
+        W=m.real(*W),
+        b=m.maybe(m.real, W[3]),
+        **options,
+        activation=m.number(*ACTIVATIONS),
+        scale=m.maybe(m.real, W[3]),
+        out=m.out(*y),
+        batched=m.number(True, False),
+    )
+
+
+def _conv2d_backward(m):
+    (x, W, y), options = _convolution(m)
+    need_dx, need_dW, use_bias, accumulate = (m.number(True, False) for _ in range(4))
+    use_bias = use_bias and need_dW
+    return dict(
+        dy=m.real(*y),
+        x=m.real(*x),
+        W=m.real(*W),
+        **options,
+        dx=m.out(*x) if need_dx else None,
+        dW=None if not need_dW else m.own(*W) if accumulate else m.out(*W),
+        db=None if not use_bias else m.own(W[3]) if accumulate else m.out(W[3]),
+        need_dx=need_dx,
+        use_bias=use_bias,
+        accumulate=accumulate,
+        need_dW=need_dW,
+    )
+
+
+def _pool(m):
+    """Shapes of x and y, and the windows."""
+    size = m.number(1, 2, 3), m.number(2, 3, 4)
+    N, pixels, C = m.number(0, 1, 3), [k + m.number(0, 1, 5) for k in size], m.size()
+    stride, padding = m.number(None, _pair(m, 1, 2, 3)), m.number(0, tuple(k // 2 for k in size))
+    counts = _counts(pixels, size, size if stride is None else stride, padding)
+    return (N, *pixels, C), (N, *counts, C), dict(size=size, stride=stride, padding=padding)
+
+
+def _max_pool2d_forward(m):
+    x, y, windows = _pool(m)
+    return dict(x=m.real(*x), **windows, out=m.out(*y), place=m.out(*y, dtype=np.uint8))
+
+
+def _max_pool2d_backward(m):
+    x, y, windows = _pool(m)
+    place = dd.kernels.max_pool2d_forward.numpy(m.real(*x), **windows)[1]
+    return dict(dy=m.real(*y), place=m.layout(place), image=x[1:3], **windows, dx=m.out(*x))
+
+
+def _avg_pool2d_forward(m):
+    x, y, windows = _pool(m)
+    return dict(x=m.real(*x), **windows, out=m.out(*y))
+
+
+def _avg_pool2d_backward(m):
+    x, y, windows = _pool(m)
+    return dict(dy=m.real(*y), image=x[1:3], **windows, dx=m.out(*x))
+
+
+def _global_avg_pool2d_forward(m):
+    N, H, W, C = m.number(0, 1, 3), m.number(1, 4, 9), m.number(1, 7), m.size()
+    return dict(x=m.real(N, H, W, C), out=m.out(N, C))
+
+
+def _global_avg_pool2d_backward(m):
+    N, H, W, C = m.number(0, 1, 3), m.number(1, 4, 9), m.number(1, 7), m.size()
+    return dict(dy=m.real(N, C), image=(H, W), dx=m.out(N, H, W, C))
+
+
 _TWO_BETAS = dict(beta1=(0.0, 0.9), beta2=(0.0, 0.999), eps=(1e-8, 1e-3))
 _MOMENTS = "first_moment", "second_moment"
 
@@ -455,6 +570,7 @@ KERNELS = {
     "linear_backward": _linear_backward,
     "activation_forward": _activation_forward,
     "activation_backward": _activation_backward,
+    "residual_add_forward": _residual_add_forward,
     "custom_activation_forward": _custom_forward,
     "custom_activation_backward": _custom_backward,
     "softmax_cross_entropy": _softmax_cross_entropy,
@@ -466,6 +582,14 @@ KERNELS = {
     "batch_norm_backward": _batch_norm_backward,
     "layer_norm_forward": _layer_norm_forward,
     "layer_norm_backward": _layer_norm_backward,
+    "conv2d_forward": _conv2d_forward,
+    "conv2d_backward": _conv2d_backward,
+    "max_pool2d_forward": _max_pool2d_forward,
+    "max_pool2d_backward": _max_pool2d_backward,
+    "avg_pool2d_forward": _avg_pool2d_forward,
+    "avg_pool2d_backward": _avg_pool2d_backward,
+    "global_avg_pool2d_forward": _global_avg_pool2d_forward,
+    "global_avg_pool2d_backward": _global_avg_pool2d_backward,
     "stream_key": lambda m: dict(seed=_key(m), stream=_key(m), update=_key(m)),
     "dropout": _dropout,
     "random_bits": _random_bits,
@@ -567,6 +691,10 @@ CONSTRUCTORS = [
     (dd.schedules.Warmup, dict(after=SCHEDULE, updates=3)),
     (dd.losses.CrossEntropy, dict(label_smoothing=0.1, smoothing="others", class_weight=[1.0, 2.0], ignore_index=-1)),
     (dd.callbacks.EarlyStopping, dict(patience=2, min_delta=0.1)),
+    (dd.callbacks.WeightAverage, dict(decay=0.9)),
+    (dd.callbacks.Snapshots, dict(keep=2)),
+    (dd.data.Augment, dict(flip=0.5, shift=1, cutout=1, contrast=0.5, brightness=1.0, noise=1.0, mixup=0.2)),
+    (dd.data.Augment, dict(mean=[1, 2, 3], std=2.0, fill=[0.5], image=(2, 3, 1))),
     (dd.data.Standardizer, dict(axis=0, dtype="float32")),
     (dd.data.train_validation_split, dict(x=np.eye(8), y=[0, 1] * 4, validation=0.5, seed=1)),
     (

@@ -44,6 +44,7 @@ def results_of(name):
     return RESULTS | {
         **statistics,
         "layer_norm_forward": {"mean", "rstd"},
+        "max_pool2d_forward": {"place"},
         "clip_by_norm": {"gradients"},
         "clip_by_value": {"gradients"},
         "rnn_forward": {"h", "previous", "h_last"},

@@ -162,6 +162,76 @@ def _activation_backward(activation):
     return make
 
 
+def _residual_add_forward(rng, dtype, size):
+    return _normal(rng, dtype, size), _normal(rng, dtype, size), "relu", np.zeros(size, dtype)
+
+
+def _conv2d_forward(size, stride=1, padding=0, groups=1):
+    """With bias and relu, on N images of H x W pixels and C channels; F filters."""
+
+    def make(rng, dtype, N, H, W, C, F):
+        x, filters = _normal(rng, dtype, N, H, W, C), _normal(rng, dtype, size, size, C // groups, F)
+        return x, filters, _normal(rng, dtype, F), stride, padding, 1, groups, "relu", None, None, True
+
+    return make
+
+
+def _conv2d_backward(needed, size, stride=1, padding=0, groups=1):
+    """The gradient that is needed, "dx" or "dW" (and db)."""
+
+    def make(rng, dtype, N, H, W, C, F):
+        x, filters = _normal(rng, dtype, N, H, W, C), _normal(rng, dtype, size, size, C // groups, F)
+        dy = _normal(rng, dtype, N, *((n + 2 * padding - size) // stride + 1 for n in (H, W)), F)
+        need_dx, need_dW = needed == "dx", needed == "dW"
+        dx = np.zeros_like(x) if need_dx else None
+        dW, db = (np.zeros_like(filters), np.zeros(F, dtype)) if need_dW else (None, None)
+        return dy, x, filters, stride, padding, 1, groups, dx, dW, db, need_dx, need_dW, False, need_dW
+
+    return make
+
+
+def _max_pool2d_forward(*windows):
+    def make(rng, dtype, N, H, W, C):
+        return _normal(rng, dtype, N, H, W, C), *windows, *_pooled(rng, dtype, windows, N, H, W, C)
+
+    return make
+
+
+def _max_pool2d_backward(*windows):
+    def make(rng, dtype, N, H, W, C):
+        y, place = _pooled(rng, dtype, windows, N, H, W, C)
+        return y, place, (H, W), *windows, np.zeros((N, H, W, C), dtype)
+
+    return make
+
+
+def _avg_pool2d_forward(*windows):
+    def make(rng, dtype, N, H, W, C):
+        return _normal(rng, dtype, N, H, W, C), *windows, _pooled(rng, dtype, windows, N, H, W, C)[0]
+
+    return make
+
+
+def _avg_pool2d_backward(*windows):
+    def make(rng, dtype, N, H, W, C):
+        return _pooled(rng, dtype, windows, N, H, W, C)[0], (H, W), *windows, np.zeros((N, H, W, C), dtype)
+
+    return make
+
+
+def _pooled(rng, dtype, windows, N, H, W, C):
+    """The largest numbers of random images, and their places."""
+    return _kernels().max_pool2d_forward(_normal(rng, dtype, N, H, W, C), *windows)
+
+
+def _global_avg_pool2d_forward(rng, dtype, N, H, W, C):
+    return _normal(rng, dtype, N, H, W, C), np.zeros((N, C), dtype)
+
+
+def _global_avg_pool2d_backward(rng, dtype, N, H, W, C):
+    return _normal(rng, dtype, N, C), (H, W), np.zeros((N, H, W, C), dtype)
+
+
 def _swish(z):
     return z / (1 + np.exp(-z))
 
@@ -342,8 +412,10 @@ def _scatter_rows(rng, dtype, R, V, D):
 
 
 def _images(rng, dtype, N, H, W, C):
-    images = rng.integers(0, 256, (N, H, W, C), dtype=np.uint8)
-    return images, _kernels().stream_key(0, 0, 0), 0.5, 4, 0.0, 0.1, 0, np.zeros_like(images)
+    """Images flipped, shifted, cut and standardised."""
+    images, mean = rng.integers(0, 256, (N, H, W, C), dtype=np.uint8), np.full(C, 120.0)
+    key, out = _kernels().stream_key(0, 0, 0), np.zeros(images.shape, dtype)
+    return images, key, 0.5, 4, 8, 0.0, 0.0, 0.0, 0, mean, mean / 2, 1.0, out
 
 
 def _kernels():
@@ -353,6 +425,20 @@ def _kernels():
 # ---- the table -------------------------------------------------------------------------------------------------------
 
 _LR = 1e-6  # small: thousands of updates in place stay finite
+
+# Size, stride, padding, groups; images, their height and width, channels, filters; whether the images are a network's
+# input, which needs no gradient.
+_CONVOLUTIONS = {
+    "3x3": ((3, 1, 1), [(100, 32, 32, 32, 32), (100, 16, 16, 64, 64), (100, 8, 8, 128, 128)], False),
+    "3x3-first": ((3, 1, 1), [(100, 32, 32, 3, 32)], True),
+    "1x1": ((1,), [(100, 16, 16, 64, 64)], False),
+    "7x7-stride2": ((7, 2, 3), [(16, 96, 96, 3, 64)], True),
+    "3x3-depthwise": ((3, 1, 1, 64), [(100, 16, 16, 64, 64)], False),
+    "4x4-stride4": ((4, 4), [(100, 32, 32, 3, 64)], True),
+}
+_IMAGES_BEYOND_CACHE = (128, 32, 32, 64)
+_TEN_IMAGES = [(10, 8, 8, 32, 32)]
+_POOLS = {"2x2": (2, 2, 0), "3x3-stride2": (3, 2, 1)}
 
 # kernel, variant, arguments, sizes for pytest alone, sizes for the report too
 _TABLE = [
@@ -366,6 +452,34 @@ _TABLE = [
         for way, make in (("forward", _activation_forward), ("backward", _activation_backward))
         if (way, activation) != ("backward", "identity")
     ),
+    ("residual_add_forward", "relu", _residual_add_forward, [(100 * 50,)], [(BEYOND_CACHE,)]),
+    *(
+        ("conv2d_forward", variant, _conv2d_forward(*windows), _TEN_IMAGES if variant == "3x3" else [], sizes)
+        for variant, (windows, sizes, _) in _CONVOLUTIONS.items()
+    ),
+    *(
+        (
+            "conv2d_backward",
+            f"{needed}-{variant}",
+            _conv2d_backward(needed, *windows),
+            _TEN_IMAGES if variant == "3x3" else [],
+            sizes,
+        )
+        for variant, (windows, sizes, is_input) in _CONVOLUTIONS.items()
+        for needed in (("dW",) if is_input else ("dx", "dW"))
+    ),
+    *(
+        (f"{kind}_pool2d_{way}", variant, make(*windows), [(10, 32, 32, 32)], [(100, 32, 32, 32), _IMAGES_BEYOND_CACHE])
+        for variant, windows in _POOLS.items()
+        for kind, way, make in (
+            ("max", "forward", _max_pool2d_forward),
+            ("max", "backward", _max_pool2d_backward),
+            ("avg", "forward", _avg_pool2d_forward),
+            ("avg", "backward", _avg_pool2d_backward),
+        )
+    ),
+    ("global_avg_pool2d_forward", "", _global_avg_pool2d_forward, [(10, 8, 8, 128)], [_IMAGES_BEYOND_CACHE]),
+    ("global_avg_pool2d_backward", "", _global_avg_pool2d_backward, [(10, 8, 8, 128)], [_IMAGES_BEYOND_CACHE]),
     ("custom_activation_forward", "swish", _custom_forward, [(100 * 50,)], []),
     ("custom_activation_backward", "swish", _custom_backward, [(100 * 50,)], []),
     ("softmax_cross_entropy", "", _softmax_cross_entropy, [(100, 10)], [(6400, 80)]),

@@ -1,7 +1,7 @@
 """Data sets by the names that `--data` takes, and the statistics that stand beside a model."""
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ from .common import say
 
 @dataclass
 class DataSet:
-    """Images as rows of uint8 pixels, with integer labels."""
+    """Images of uint8 pixels, (n, height, width, channels) or as rows (n, numbers), with integer labels."""
 
     name: str
     x: np.ndarray
@@ -23,10 +23,17 @@ class DataSet:
     y_test: np.ndarray
     classes: tuple
 
+    def as_rows(self):
+        """The same, every image a row."""
+        return replace(self, x=_rows(self.x), x_test=_rows(self.x_test))
+
     def __str__(self):
-        return (
-            f"{self.name}: {len(self.x):,} training and {len(self.x_test):,} test images of {self.x.shape[1]:,} numbers"
-        )
+        size = " x ".join(f"{length:,}" for length in self.x.shape[1:])
+        return f"{self.name}: {len(self.x):,} training and {len(self.x_test):,} test images of {size} numbers"
+
+
+def _rows(images):
+    return images.reshape(len(images), -1)
 
 
 def load(name, batches=None):
@@ -45,7 +52,7 @@ def load(name, batches=None):
         for warning in caught:
             say(warning.message)
         name, classes = "CIFAR-10", dd.data.CIFAR_CLASSES
-    return DataSet(name, x.reshape(len(x), -1), y, x_test.reshape(len(x_test), -1), y_test, classes)
+    return DataSet(name, x, y, x_test, y_test, classes)
 
 
 def standardizer_path(model_path):
@@ -71,9 +78,11 @@ def load_standardizer(path):
         state = load_file(path)
     except SafetensorError as error:
         raise ValueError(f"{path}: not a safetensors file, or damaged ({error})") from None
-    standardizer = dd.data.Standardizer()
     try:
+        standardizer = dd.data.Standardizer(tuple(state["axis"].tolist()))
         standardizer.load_state_dict(state)
+    except KeyError:
+        raise ValueError(f"{path}: holds no standardizer") from None
     except ValueError as error:
         raise ValueError(f"{path}: holds no standardizer ({error})") from None
     return standardizer

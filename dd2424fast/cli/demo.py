@@ -55,7 +55,7 @@ def demo(ctx, output, seed, as_json):
     from .datasets import load
 
     output.mkdir(parents=True, exist_ok=True)
-    data = load("digits")
+    data = load("digits").as_rows()
     standardizer = dd.data.Standardizer().fit(data.x)
     x, x_test = standardizer.transform(data.x), standardizer.transform(data.x_test)
     with _bar() as bar:

@@ -23,9 +23,10 @@ from .common import DATA_HELP, MODEL_ARGUMENT, command, json_option, print_json,
     "--text", type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="Of a language model: a file in UTF-8, all of which is read.",
 )  # fmt: skip
+@click.option("--flip-test", is_flag=True, help="Test each image with its mirror image, by their mean.")
 @threads_option
 @json_option
-def evaluate(model_path, data_name, text, as_json):
+def evaluate(model_path, data_name, text, flip_test, as_json):
     """Test a model that `train --output` wrote.
 
     A network for images: loss, accuracy, and which class is taken for which. A language model: loss in nats a token,
@@ -37,15 +38,15 @@ def evaluate(model_path, data_name, text, as_json):
     if isinstance(model, dd.models.LanguageModel):
         if data_name:
             raise click.UsageError(f"--data has no effect: {model_path} holds a language model")
+        if flip_test:
+            raise click.UsageError(f"--flip-test has no effect: {model_path} holds a language model")
         if not text:
             raise click.UsageError(f"--text is missing: {model_path} holds a language model")
         _evaluate_text(model_path, text, as_json)
-    elif isinstance(model, dd.models.MLP):
+    else:
         if text:
             raise click.UsageError(f"--text has no effect: {model_path} holds a network for images")
-        _evaluate_images(model, model_path, data_name or "digits", as_json)
-    else:
-        raise ValueError(f"{model_path}: holds a {type(model).__name__}, expected an MLP or a LanguageModel")
+        _evaluate_images(model, model_path, data_name or "digits", flip_test, as_json)
 
 
 def _evaluate_text(model_path, path, as_json):
@@ -62,19 +63,28 @@ def _evaluate_text(model_path, path, as_json):
         click.echo(f"{path.name}, {len(corpus.train):,} tokens: {texts.line(found)}")
 
 
-def _evaluate_images(model, model_path, data_name, as_json):
+def _evaluate_images(model, model_path, data_name, flip_test, as_json):
     import numpy as np
 
     import dd2424fast as dd
 
+    from ..ensembles import logarithm
     from . import datasets
 
     standardizer = datasets.load_standardizer(datasets.standardizer_path(model_path))
     data = datasets.load(data_name)
-    if data.x_test.shape[1:] != standardizer.mean.shape:
-        given, expected = data.x_test.shape[1], standardizer.mean.size
-        raise ValueError(f"--data: {data.name} has {given} numbers an image, {model_path} takes {expected}")
-    logits = model.predict(standardizer.transform(data.x_test))
+    if standardizer.axis == (0,):  # a network of rows: its normalisation is of every pixel
+        data = data.as_rows()
+        if data.x_test.shape[1:] != standardizer.mean.shape:
+            given, expected = data.x_test.shape[1], standardizer.mean.size
+            raise ValueError(f"--data: {data.name} has {given} numbers an image, {model_path} takes {expected}")
+        if flip_test:
+            raise ValueError(f"--flip-test: {model_path} reads images as rows, which have no mirror image")
+    try:
+        x = standardizer.transform(data.x_test)
+        logits = logarithm(dd.predict_proba(model, x, flip=True)) if flip_test else model.predict(x)
+    except ValueError as error:
+        raise ValueError(f"--data: {data.name} does not fit {model_path}: {error}") from None
     loss, _ = dd.losses.CrossEntropy()(logits, data.y_test)
     confusion = np.zeros((len(data.classes), len(data.classes)), np.int64)
     np.add.at(confusion, (data.y_test, logits.argmax(axis=1)), 1)

@@ -3,13 +3,14 @@
 import click
 
 from .common import Group
-from .train_images import linear, mlp
+from .train_images import convnet, linear, mlp, patchify, resnet
 from .train_text import lm
 
 EXAMPLES = """\b
 Examples:
   dd2424fast train mlp --data digits --hidden 50 --batch-norm --output digits.safetensors
   dd2424fast train linear --data digits --epochs 40
+  dd2424fast train convnet --data ~/cifar-10-batches-py --batch-norm --flip --shift 4 --output cifar.safetensors
   dd2424fast train lm --text shakespeare.txt --cell lstm --output shakespeare.safetensors
   dd2424fast train lm --epochs 50 --checkpoint run.safetensors             (Ctrl-C saves)
   dd2424fast train lm --epochs 50 --checkpoint run.safetensors --resume    (goes on, bit for bit)
@@ -24,5 +25,5 @@ def train():
     """
 
 
-for _command in (mlp, linear, lm):
+for _command in (mlp, linear, convnet, patchify, resnet, lm):
     train.add_command(_command)

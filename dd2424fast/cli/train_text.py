@@ -7,23 +7,9 @@ from types import SimpleNamespace
 
 import click
 
-from . import texts
-from .common import command, print_json, say
-from .training import (
-    FRACTION,
-    POSITIVE,
-    check_usage,
-    files_of,
-    make_optimizer,
-    make_schedule,
-    optimizer_options,
-    options_that_matter,
-    patience_option,
-    run,
-    run_options,
-)
+from . import texts, training
+from .common import command, say
 
-SHARE = click.FloatRange(0, 1, max_open=True)
 OF_TOKENIZER = {"char": (), "word": ("vocabulary",), "bpe": ("vocabulary",)}
 # The course trains its vanilla RNN on one stream; gated cells are larger, and read many.
 GATED = {"hidden": 256, "time": 100, "batch_size": 32, "clip_norm": 1.0}
@@ -53,7 +39,7 @@ OF_ARGUMENTS = {"chunk": "--chunk", "test": "--test", "batch_size": "--batch-siz
 @click.option("--hidden", type=click.IntRange(1), help="Units of each layer.  [default: 100 for rnn, else 256]")
 @click.option("--layers", type=click.IntRange(1), default=1, show_default=True, help="Recurrent layers.")
 @click.option("--embedding", type=click.IntRange(1), help="Length of a token's vector.  [default: one-hot]")
-@click.option("--dropout", type=FRACTION, help="Between the layers, and before the output.")
+@click.option("--dropout", type=training.FRACTION, help="Between the layers, and before the output.")
 @click.option(
     "--tokenizer",
     type=click.Choice(list(OF_TOKENIZER)),
@@ -80,21 +66,29 @@ OF_ARGUMENTS = {"chunk": "--chunk", "test": "--test", "batch_size": "--batch-siz
 )
 @click.option("--epochs", type=click.IntRange(1), help=f"In all, those before --resume included.  [default: {EPOCHS}]")
 @click.option("--updates", type=click.IntRange(1), help="Instead of --epochs; may end within one.")
-@optimizer_options("adam")
-@click.option("--clip-value", type=POSITIVE, help="Cut gradient elements at it.  [default for rnn: 5]")
-@click.option("--clip-norm", type=POSITIVE, help="Scale larger gradients to this norm.  [default for lstm and gru: 1]")
+@training.optimizer_options("adam")
+@click.option("--clip-value", type=training.POSITIVE, help="Cut gradient elements at it.  [default for rnn: 5]")
 @click.option(
-    "--validation", type=SHARE, default=0.1, show_default=True, help="Hold out this share of the text, before the test."
+    "--clip-norm", type=training.POSITIVE, help="Scale larger gradients to this norm.  [default for lstm and gru: 1]"
 )
-@click.option("--test", type=SHARE, default=0.0, show_default=True, help="Hold out this share, at the end of the text.")
-@patience_option
+@click.option(
+    "--validation",
+    type=training.SHARE,
+    default=0.1,
+    show_default=True,
+    help="Hold out this share of the text, before the test.",
+)
+@click.option(
+    "--test", type=training.SHARE, default=0.0, show_default=True, help="Hold out this share, at the end of the text."
+)
+@training.patience_option
 @click.option(
     "--sample-every",
     type=click.IntRange(1),
     metavar="UPDATES",
     help="Show what the model writes, every so many updates.",
 )
-@run_options
+@training.run_options
 def lm(**options):
     """Train a recurrent language model on a text.
 
@@ -120,15 +114,7 @@ def lm(**options):
         corpus.vocab_size, o.cell, o.hidden, o.embedding, o.layers, o.dropout or 0.0, seed=o.seed
     )
     model.tokenizer = corpus.tokenizer
-    optimizer = make_optimizer(o)
-    trainer = dd.Trainer(
-        model,
-        optimizer,
-        clip_value=o.clip_value,
-        clip_norm=o.clip_norm,
-        schedule=make_schedule(o, optimizer.lr, updates),
-        seed=o.seed,
-    )
+    trainer = training.make_trainer(o, model, updates)
     speed, limit = Speed(), StopAfter(updates) if updates % windows else None
     curve = dd.callbacks.LossCurve(0.99) if o.plot else None
     callbacks = [callback for callback in (speed, limit, curve) if callback]
@@ -145,10 +131,10 @@ def lm(**options):
         if o.plot and trainer.update:
             _plot(curve, trainer.history, windows, o.plot)
 
-    run(
+    training.run(
         o, trainer, corpus, None, epochs=-(-updates // windows), callbacks=callbacks, write=write,
         what=f"{_name(o)}: {_sizes(o, corpus)}; {_network(o, model)}",
-        matters=options_that_matter(o, **_digests(text, corpus.tokenizer)),
+        matters=training.options_that_matter(o, **_digests(text, corpus.tokenizer)),
     )  # fmt: skip
     stopped = None if limit and limit.progress else trainer.stop_reason
     if stopped:
@@ -162,7 +148,7 @@ def lm(**options):
 
 
 def _check_usage(o):
-    check_usage(o, (o.tokenizer, OF_TOKENIZER))
+    training.check_usage(o, (o.tokenizer, OF_TOKENIZER))
     if o.epochs and o.updates:
         raise click.UsageError("--updates has no effect with --epochs")
 
@@ -243,30 +229,25 @@ def _network(o, model):
 
 def _print_result(o, corpus, trainer, speed, last, found, stopped):
     rate = speed.tokens / speed.seconds if speed.tokens else None  # none where all was done before --resume
-    if o.as_json:
-        print_json(
-            {
-                "model": "lm",
-                "cell": o.cell,
-                "parameters": trainer.model.parameters.size,
-                "text": _name(o),
-                "tokens": {part: len(getattr(corpus, part)) for part in ("train", "validation", "test")},
-                "vocabulary": corpus.vocab_size,
-                "epochs": last["epoch"],
-                "updates": trainer.update,
-                "seconds": speed.seconds,
-                "tokens_per_second": rate,
-                **found,
-                "stopped": stopped,
-                "files": files_of(o),
-            }
-        )
-        return
-    click.echo(
+    head = (
         f"{_name(o)}, {_network(o, trainer.model)}: {last['epoch']:.4g} epochs, {trainer.update:,} updates, "
         f"{speed.seconds:.2f} s" + (f", {rate:,.0f} {_unit(o)} a second" if rate else "")
     )
-    for part, numbers in found.items():
-        click.echo(f"{part:<11} {texts.line(numbers)}")
-    for name, path in files_of(o).items():
-        click.echo(f"{name:<11} {path}")
+    training.print_result(
+        o,
+        [head, *(f"{part:<11} {texts.line(numbers)}" for part, numbers in found.items())],
+        {
+            "model": "lm",
+            "cell": o.cell,
+            "parameters": trainer.model.parameters.size,
+            "text": _name(o),
+            "tokens": {part: len(getattr(corpus, part)) for part in ("train", "validation", "test")},
+            "vocabulary": corpus.vocab_size,
+            "epochs": last["epoch"],
+            "updates": trainer.update,
+            "seconds": speed.seconds,
+            "tokens_per_second": rate,
+            **found,
+            "stopped": stopped,
+        },
+    )

@@ -2,7 +2,7 @@
 
 import click
 
-from .common import OutputFile, PlotFile, json_option, say, seed_option, threads_option
+from .common import OutputFile, PlotFile, json_option, print_json, say, seed_option, threads_option
 
 OPTIMIZERS = {
     "sgd": "SGD",
@@ -19,7 +19,7 @@ OF_SCHEDULE = {
     "constant": (),
     "step": ("step_size", "factor"),
     "cosine": ("low_lr",),
-    "cyclic": ("step_size", "low_lr"),
+    "cyclic": ("step_size", "low_lr", "growth"),
 }
 # What may be another when a training goes on: where it reads and writes, what it shows, how long it lasts.
 FREE = {
@@ -30,6 +30,7 @@ LENGTH = {"epochs", "updates"}
 
 POSITIVE = click.FloatRange(0, min_open=True)
 FRACTION = click.FloatRange(0, 1, min_open=True, max_open=True)
+SHARE = click.FloatRange(0, 1, max_open=True)
 
 
 def together(*options):
@@ -66,6 +67,10 @@ def optimizer_options(default):
         click.option("--step-size", type=click.IntRange(1), help="Updates between two steps, or of half a cycle."),
         click.option("--factor", type=POSITIVE, help="Of each step.  [default: 0.1]"),
         click.option("--low-lr", type=click.FloatRange(0), help="Lowest rate of cosine and cyclic.  [default: 0]"),
+        click.option(
+            "--growth", type=click.IntRange(1),
+            help="Each cycle is so many times as long as the one before it.  [default: 1]",
+        ),
     )  # fmt: skip
 
 
@@ -112,19 +117,27 @@ def _option(name):
     return f"--{name.replace('_', '-')}"
 
 
-def make_optimizer(o):
-    """The optimizer that was asked for."""
+def make_trainer(o, model, updates, loss=None):
+    """The trainer that was asked for, of so many updates in all."""
     import dd2424fast as dd
+
+    optimizer = _optimizer(o)
+    clip = {name: getattr(o, name, None) for name in ("clip_value", "clip_norm")}
+    return dd.Trainer(model, optimizer, loss, **clip, schedule=_schedule(o, optimizer.lr, updates), seed=o.seed)
+
+
+def _optimizer(o):
+    from dd2424fast import optim
 
     settings = {"lr": o.lr, "weight_decay": o.weight_decay}
     if o.optimizer == "sgd":
         settings |= {"lr": o.lr or 0.01, "momentum": 0.9 if o.momentum is None else o.momentum, "nesterov": o.nesterov}
     given = {name: value for name, value in settings.items() if value is not None}
-    return getattr(dd.optim, OPTIMIZERS[o.optimizer])(**given)
+    return getattr(optim, OPTIMIZERS[o.optimizer])(**given)
 
 
-def make_schedule(o, lr, updates):
-    """The learning rate's schedule over so many updates, or None where it is constant."""
+def _schedule(o, lr, updates):
+    """None where the rate is constant."""
     from dd2424fast import schedules
 
     if o.schedule == "step":
@@ -132,7 +145,7 @@ def make_schedule(o, lr, updates):
     if o.schedule == "cosine":
         return schedules.Cosine(lr, updates, o.low_lr or 0.0)
     if o.schedule == "cyclic":
-        return schedules.Cyclic(o.low_lr or 0.0, lr, o.step_size)
+        return schedules.Cyclic(o.low_lr or 0.0, lr, o.step_size, growth=o.growth or 1)
     return None
 
 
@@ -143,7 +156,7 @@ def options_that_matter(o, **more):
     return {name: value for name, value in kept.items() if name not in free} | more
 
 
-def run(o, trainer, train, validation, *, epochs, what, matters, callbacks=(), write):
+def run(o, trainer, train, validation, *, epochs, what, matters, callbacks=(), augment=None, write):
     """Train as asked, from the checkpoint where --resume was given, and write the files.
 
     Parameters
@@ -157,6 +170,7 @@ def run(o, trainer, train, validation, *, epochs, what, matters, callbacks=(), w
     matters : dict
         From `options_that_matter`.
     callbacks : sequence of Callback
+    augment : see Trainer.fit
     write : callable
         Writes --output and --plot, also when interrupted.
 
@@ -180,7 +194,7 @@ def run(o, trainer, train, validation, *, epochs, what, matters, callbacks=(), w
     try:
         with stop.listening():
             trainer.fit(
-                train, validation, epochs=epochs, batch_size=o.batch_size, progress=not o.quiet,
+                train, validation, epochs=epochs, batch_size=o.batch_size, progress=not o.quiet, augment=augment,
                 callbacks=[same, stop, *callbacks, *_callbacks(o)],
             )  # fmt: skip
     except dd.TrainingDiverged as error:
@@ -214,6 +228,11 @@ def _last_good(path):
     return f"the last good checkpoint is {path}, of {header['trainer']['update']} updates"
 
 
-def files_of(o):
-    """The files that were written, by option."""
-    return {name: str(getattr(o, name)) for name in ("output", "checkpoint", "csv", "plot") if getattr(o, name)}
+def print_result(o, lines, result):
+    """What came of it, and the files that were written: lines of text, or with --json the dict `result`."""
+    files = {name: str(getattr(o, name)) for name in ("output", "checkpoint", "csv", "plot") if getattr(o, name)}
+    if o.as_json:
+        print_json(result | {"files": files})
+        return
+    for line in (*lines, *(f"{name:<11} {path}" for name, path in files.items())):
+        click.echo(line)

@@ -1,5 +1,6 @@
 """Data sets, and what prepares them for training."""
 
+from dd2424fast.data.augmentation import Augment
 from dd2424fast.data.cifar10 import CIFAR_CLASSES, load_cifar10
 from dd2424fast.data.digits import load_digits
 from dd2424fast.data.preparation import Standardizer, train_validation_split
@@ -9,6 +10,7 @@ from dd2424fast.data.tokenizers import BPE, Char, Tokenizer, Word
 __all__ = [
     "BPE",
     "CIFAR_CLASSES",
+    "Augment",
     "Char",
     "Standardizer",
     "TextCorpus",

@@ -7,7 +7,7 @@ import numpy as np
 
 from .. import kernels
 from ..configuration import positive_integer, real_in
-from .module import DROPOUT, Module
+from .module import DROPOUT, FlatImage, Layout, Module, shown
 
 
 def uniform(bound, shape, rng):
@@ -51,21 +51,32 @@ class Linear(Module):
     """
 
     can_end_with = ("relu", "leaky_relu", "tanh", "sigmoid")
+    spares_buffers = True
 
     def __init__(self, in_features, out_features, bias=True, init="default", *, dtype="float32", seed=None):
         super().__init__(dtype=dtype, seed=seed)
         self.in_features = positive_integer("in_features", in_features)
         self.out_features = positive_integer("out_features", out_features)
-        self.add("weight", (in_features, out_features), weight_init(init, in_features, out_features), transposed=True)
+        self.add("weight", (in_features, out_features), weight_init(init, in_features, out_features), axes=(1, 0))
         self._weight = self._own["weight"]
         self._bias = None
         if bias:
             self.add("bias", (out_features,), partial(uniform, in_features**-0.5) if init == "default" else np.zeros)
             self._bias = self._own["bias"]
 
-    def _check_shape(self, x):
-        if x.ndim != 2 or x.shape[1] != self.in_features:
-            raise ValueError(f"x: expected shape (batch, {self.in_features}), got {x.shape}")
+    def _check_shape(self, shape):
+        if len(shape) != 2 or shape[1] not in (self.in_features, None):
+            raise ValueError(f"x: expected shape (batch, {self.in_features}), got {shown(shape)}")
+
+    def output_shape(self, shape):
+        if shape is not None:
+            self._check_shape(("batch", *shape))
+            _check_pixels(self.in_features, shape)
+        return (self.out_features,)
+
+    def _note_input(self, shape):
+        if isinstance(shape, FlatImage):
+            self._weight.layout = Layout(self._weight.value.shape, (1, 0), shape.channels)
 
     def _forward(self, x, work, activation="identity"):
         y = work.array(self, "y", (x.shape[0], self.out_features), self.dtype)
@@ -83,16 +94,28 @@ class Linear(Module):
             dy = kernels.activation_backward(dy, y, activation, dy)
         weight, bias = self._weight, self._bias
         dx = work.array(self, "dx", x.shape, self.dtype) if need_dx else None
-        kernels.linear_backward(
-            dy, x, weight.value, dx, weight.gradient, None if bias is None else bias.gradient, need_dx, bias is not None
-        )
+        trained = self._plan()[0]
+        dW = weight.gradient if trained else None
+        db = bias.gradient if trained and bias is not None else None
+        kernels.linear_backward(dy, x, weight.value, dx, dW, db, need_dx, bias is not None, False, trained)
+        if trained:
+            self._zero_frozen()
         return dx
+
+
+def _check_pixels(features, shape):
+    """Raise ValueError where so many features are no whole number of pixels."""
+    if isinstance(shape, FlatImage) and features % shape.channels:
+        raise ValueError(f"x: expected {features} features, got flattened images of {shape.channels} channels")
 
 
 class _Elementwise(Module):
     """An activation: f applied to every element. Behind a layer that can end with it, it costs no pass of its own."""
 
     activation = "identity"
+
+    def output_shape(self, shape):
+        return shape
 
     def _forward(self, x, work):
         y = work.array(self, "y", x.shape, self.dtype)
@@ -148,6 +171,9 @@ class Activation(Module):
         super().__init__(dtype=dtype, seed=seed)
         self._kernel = kernels.custom_activation(f, derivative)
 
+    def output_shape(self, shape):
+        return shape
+
     def _forward(self, x, work):
         if work.training:
             work.saved[self] = x
@@ -158,7 +184,34 @@ class Activation(Module):
 
 
 class Flatten(Module):
-    """(batch, ...) to (batch, features), in memory order."""
+    """(batch, ...) to (batch, features), in memory order.
+
+    Of images, the channels of a pixel stand side by side; in PyTorch, the pixels of a channel do. A Linear, and a
+    normalisation, behind it show PyTorch's order in `state_dict`, where the number of channels is known: from the
+    layers before it (any Conv2d), from the model's `image`, or from here.
+
+    Parameters
+    ----------
+    channels : int, optional
+        Of the images, where nothing before it tells.
+    """
+
+    def __init__(self, channels=None, *, dtype="float32", seed=None):
+        super().__init__(dtype=dtype, seed=seed)
+        self.channels = None if channels is None else positive_integer("channels", channels)
+
+    def _check_shape(self, shape):
+        super()._check_shape(shape)
+        if self.channels is not None and (len(shape) != 4 or shape[3] not in (self.channels, None)):
+            raise ValueError(f"x: expected shape (batch, height, width, {self.channels}), got {shown(shape)}")
+
+    def output_shape(self, shape):
+        if shape is None:
+            return None if self.channels is None else FlatImage(None, self.channels)
+        self._check_shape(("batch", *shape))
+        features = None if None in shape else math.prod(shape)
+        channels = shape[2] if len(shape) == 3 else None
+        return (features,) if channels is None else FlatImage(features, channels)
 
     def _forward(self, x, work):
         if work.training:
@@ -181,6 +234,9 @@ class Dropout(Module):
         super().__init__(dtype=dtype, seed=seed)
         self.p = real_in("p", p, 0, 1, include_high=False)
 
+    def output_shape(self, shape):
+        return shape
+
     def _forward(self, x, work):
         if not work.training or self.p == 0:
             return x
@@ -194,7 +250,34 @@ class Dropout(Module):
         return kernels.dropout(dy, self.p, work.saved[self], work.array(self, "dx", dy.shape, self.dtype))
 
 
-class BatchNorm(Module):
+class _Norm(Module):
+    """What the normalisations share: a gain and a shift for each feature of the last axis."""
+
+    def __init__(self, features, eps, *, dtype, seed):
+        super().__init__(dtype=dtype, seed=seed)
+        self.features = positive_integer("features", features)
+        self.eps = real_in("eps", eps, 0, np.inf)
+        self.add("weight", (features,), np.ones)
+        self.add("bias", (features,), np.zeros)
+        self._weight, self._bias = self._own["weight"], self._own["bias"]
+
+    def _check_shape(self, shape):
+        if len(shape) < 2 or shape[-1] not in (self.features, None):
+            raise ValueError(f"x: expected shape (batch, ..., {self.features}), got {shown(shape)}")
+
+    def output_shape(self, shape):
+        if shape is not None:
+            self._check_shape(("batch", *shape))
+            _check_pixels(self.features, shape)
+        return shape
+
+    def _note_input(self, shape):
+        if isinstance(shape, FlatImage):
+            layout = Layout((self.features,), channels=shape.channels)
+            self._weight.layout = self._bias.layout = self._buffer_layout = layout
+
+
+class BatchNorm(_Norm):
     """Normalise each feature by its mean and variance over the batch; in use, by their running averages.
 
     Ioffe and Szegedy 2015, arXiv:1502.03167; momentum and eps as PyTorch has them, the running variance unbiased.
@@ -210,15 +293,11 @@ class BatchNorm(Module):
     """
 
     can_end_with = ("relu", "leaky_relu", "tanh", "sigmoid")
+    spares_buffers = True
 
     def __init__(self, features, momentum=0.1, eps=1e-5, *, dtype="float32", seed=None):
-        super().__init__(dtype=dtype, seed=seed)
-        self.features = positive_integer("features", features)
+        super().__init__(features, eps, dtype=dtype, seed=seed)
         self.momentum = real_in("momentum", momentum, 0, 1)
-        self.eps = real_in("eps", eps, 0, np.inf)
-        self.add("weight", (features,), np.ones)
-        self.add("bias", (features,), np.zeros)
-        self._weight, self._bias = self._own["weight"], self._own["bias"]
         self.add_buffer("running_mean", np.zeros(features))
         self.add_buffer("running_var", np.ones(features))
 
@@ -227,9 +306,12 @@ class BatchNorm(Module):
         """A frozen layer uses and keeps its running statistics, in training too."""
         return not self._weight.trainable
 
-    def _check_shape(self, x):
-        if x.ndim < 2 or x.shape[-1] != self.features:
-            raise ValueError(f"x: expected shape (batch, ..., {self.features}), got {x.shape}")
+    def folded(self, bias):
+        """The layer in use, behind one that adds `bias` (or None), as a factor on that layer's product and a new bias:
+        two vectors."""
+        mean, variance = self._own_buffers["running_mean"], self._own_buffers["running_var"]
+        scale = self._weight.value / np.sqrt(variance + self.dtype.type(self.eps))
+        return scale, self._bias.value + scale * ((0 if bias is None else bias) - mean)
 
     def _forward(self, x, work, activation="identity"):
         gamma, beta = self._weight.value, self._bias.value
@@ -242,38 +324,30 @@ class BatchNorm(Module):
             kernels.batch_norm_forward(
                 rows, gamma, beta, mean, variance, self.momentum, self.eps, activation, y, batch_mean, rstd
             )
-            work.saved[self] = rows, y, activation, batch_mean, rstd
+            work.saved[self] = rows, activation, batch_mean, rstd
         else:
             kernels.batch_norm_inference(rows, gamma, beta, mean, variance, self.eps, activation, y)
             if work.training:
-                work.saved[self] = rows, y, activation, mean, 1 / np.sqrt(variance + self.dtype.type(self.eps))
+                work.saved[self] = rows, activation, mean, 1 / np.sqrt(variance + self.dtype.type(self.eps))
         return y if x.ndim == 2 else y.reshape(x.shape)
 
     def _backward(self, dy, work, need_dx):
-        rows, y, activation, mean, rstd = work.saved[self]
+        rows, activation, mean, rstd = work.saved[self]
         shape, dy = dy.shape, dy.reshape(rows.shape)
-        if activation != "identity":
-            dy = kernels.activation_backward(dy, y, activation, dy)
         dx = work.array(self, "dx", rows.shape, self.dtype)
         gamma, dgamma, dbeta = self._weight.value, self._weight.gradient, self._bias.gradient
-        kernels.batch_norm_backward(dy, rows, gamma, mean, rstd, dx, dgamma, dbeta, False, self.frozen)
+        kernels.batch_norm_backward(
+            dy, rows, gamma, mean, rstd, dx, dgamma, dbeta, False, self.frozen, self._bias.value, activation
+        )
+        self._zero_frozen()
         return dx.reshape(shape)
 
 
-class LayerNorm(Module):
+class LayerNorm(_Norm):
     """Normalise each row over its last axis (Ba, Kiros and Hinton 2016, arXiv:1607.06450)."""
 
     def __init__(self, features, eps=1e-5, *, dtype="float32", seed=None):
-        super().__init__(dtype=dtype, seed=seed)
-        self.features = positive_integer("features", features)
-        self.eps = real_in("eps", eps, 0, np.inf)
-        self.add("weight", (features,), np.ones)
-        self.add("bias", (features,), np.zeros)
-        self._weight, self._bias = self._own["weight"], self._own["bias"]
-
-    def _check_shape(self, x):
-        if x.ndim < 2 or x.shape[-1] != self.features:
-            raise ValueError(f"x: expected shape (batch, ..., {self.features}), got {x.shape}")
+        super().__init__(features, eps, dtype=dtype, seed=seed)
 
     def _forward(self, x, work):
         rows = x.reshape(-1, self.features)
@@ -292,4 +366,5 @@ class LayerNorm(Module):
         kernels.layer_norm_backward(
             dy.reshape(rows.shape), rows, weight.value, mean, rstd, dx, weight.gradient, bias.gradient
         )
+        self._zero_frozen()
         return dx.reshape(dy.shape)

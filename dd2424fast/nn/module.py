@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from ..configuration import Configured, array_of, integer_in, positive_integer
+from ..configuration import Configured, array_of, integer_in, positive_integer, real_in, suggestion
 
 # Pseudo-random streams under one seed: what is drawn for one purpose never repeats what is drawn for another.
 INITIAL_WEIGHTS, DROPOUT, SHUFFLE, AUGMENTATION, GENERATION, CELL_NOISE = range(6)
@@ -17,6 +17,47 @@ def generator(seed, *key):
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(seed, spawn_key=key)))
 
 
+class Layout:
+    """How PyTorch has an array that is stored otherwise here.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Here.
+    axes : sequence of int, optional
+        Which axes, in their order there; default: as here.
+    channels : int, optional
+        The first axis is a flattened image of so many channels. They are innermost here (height, width, channel) and
+        outermost there (channel, height, width).
+
+    Attributes
+    ----------
+    shape : tuple of int
+        There.
+    """
+
+    def __init__(self, shape, axes=None, channels=None):
+        axes = range(len(shape)) if axes is None else axes
+        self.shape = tuple(shape[axis] for axis in axes)
+        self._cut, self._order = tuple(shape), list(axes)
+        if channels is not None:
+            self._cut = (shape[0] // channels, channels, *shape[1:])
+            self._order = [i for axis in axes for i in ((axis + 1,) if axis else (1, 0))]
+
+    def shown(self, a):
+        """A copy of `a` as PyTorch has it."""
+        return np.array(a.reshape(self._cut).transpose(self._order), order="C").reshape(self.shape)
+
+    def put(self, given, a):
+        """Copy into `a` what PyTorch has."""
+        cut = given.reshape([self._cut[i] for i in self._order])
+        a.reshape(self._cut)[...] = cut.transpose(np.argsort(self._order))
+
+
+def _shown_by(layout, a):
+    return np.array(a, order="C") if layout is None else layout.shown(a)
+
+
 class Parameter:
     """A named array that is trained: a view into its model's flat vector, and a view into the flat gradients.
 
@@ -25,26 +66,27 @@ class Parameter:
     value, gradient : ndarray
         Re-homed by `Module.join`; always read them through the Parameter.
     trainable : bool
+        The gradient of a parameter that is not trained is zero.
     decays : bool
         Whether weight decay applies (weights: yes; biases and norm parameters: no).
     rate : float
         Factor on the learning rate.
-    transposed : bool
-        Stored (in, out); state_dict speaks PyTorch's (out, in).
+    layout : Layout or None
+        How state_dict shows it, where not as it is stored.
     """
 
-    __slots__ = ("_decays", "_rate", "_trainable", "gradient", "init", "name", "transposed", "value")
+    __slots__ = ("_decays", "_rate", "_trainable", "gradient", "init", "layout", "name", "value")
 
     changes = 0  # of any parameter's training; an optimizer whose table is older makes it anew
 
-    def __init__(self, name, value, init, decays, transposed):
+    def __init__(self, name, value, init, decays, layout):
         self.name = name
         self.value = value
         self.gradient = np.zeros_like(value)
         self.init = init
-        self.decays = decays
-        self.transposed = transposed
+        self.layout = layout
         self.trainable = True
+        self.decays = decays
         self.rate = 1.0
 
 
@@ -54,6 +96,8 @@ def _noted(field):
     def assign(self, value):
         setattr(self, field, value)
         Parameter.changes += 1
+        if not self._trainable:
+            self.gradient[...] = 0
 
     return property(operator.attrgetter(field), assign)
 
@@ -132,6 +176,21 @@ def _float_type(dtype):
     if not known:
         raise ValueError(f"dtype: expected 'float32' or 'float64', got {dtype!r}")
     return np.dtype(dtype)
+
+
+def shown(shape):
+    """A shape as text; None is any size: (batch, any, 3)."""
+    sizes = ", ".join("any" if size is None else str(size) for size in shape)
+    return f"({sizes},)" if len(shape) == 1 else f"({sizes})"
+
+
+class FlatImage(tuple):
+    """The shape (features,) of flattened images, which knows how many channels take turns in it."""
+
+    def __new__(cls, features, channels):
+        shape = super().__new__(cls, (features,))
+        shape.channels = channels
+        return shape
 
 
 class _Pass(threading.local):
@@ -215,6 +274,7 @@ class Module(Configured):
     def training(self, value):
         self._training = bool(value)
 
+    _buffer_layout = None  # how state_dict shows the running statistics, where not as they are stored
     _place = 0  # in the model: dropout layers of one model draw from different streams
 
     def _forget(self):
@@ -223,10 +283,11 @@ class Module(Configured):
         self._work = None
         self._inference = threading.local()
         self._busy = threading.Lock()
+        self._planned_at = -1
 
     # ---- parameters ------------------------------------------------------------------------------------------------
 
-    def add(self, name, shape, init, *, decays=None, transposed=False):
+    def add(self, name, shape, init, *, decays=None, axes=None):
         """Add a parameter, readable as `self.<name>`, its gradient as `self.d<name>`.
 
         Parameters
@@ -238,8 +299,8 @@ class Module(Configured):
             same weights in both dtypes).
         decays : bool, optional
             Whether weight decay applies; by default to parameters of two or more dimensions.
-        transposed : bool
-            state_dict shows the transpose.
+        axes : sequence of int, optional
+            state_dict shows the axes in this order: (1, 0) is the transpose.
         """
         if name in self._own or name in self._own_buffers:
             raise ValueError(f"name: {type(self).__name__} already has a parameter {name!r}")
@@ -250,7 +311,8 @@ class Module(Configured):
             raise ValueError(f"name: {name!r} and a parameter's gradient would have one name")
         value = self._draw(init, shape, generator(self.seed, INITIAL_WEIGHTS, len(self._own)))
         decays = len(shape) >= 2 if decays is None else decays
-        self._own[name] = Parameter(name, value, init, decays, transposed)
+        layout = None if axes is None else Layout(value.shape, axes)
+        self._own[name] = Parameter(name, value, init, decays, layout)
         self._flat = None  # laid without it
         self._show(name, name, "value")
         self._show(f"d{name}", name, "gradient")
@@ -319,6 +381,45 @@ class Module(Configured):
             module._place = max(i - 1, 0)
         Parameter.changes += 1
 
+    # Without an activation at its end, the backward pass neither reads the layer's result nor writes to dy.
+    spares_buffers = False
+    edited = False  # whether its constructor's arguments no longer describe it
+
+    def replace(self, path, layer):
+        """Put another layer in the place of the one at `path`, such as "fc" or "layer1.0". The flat vectors are laid
+        anew, so an optimizer that trained the old ones must be made anew too."""
+        if not isinstance(layer, Module):
+            raise TypeError(f"layer: expected a Module, got {type(layer).__name__}")
+        if any(layer is module for _, module in self.modules()):
+            raise ValueError("layer: it is in this model already; make a second one")
+        modules = dict(self.modules())
+        if not path or path not in modules:
+            layers = ", ".join(self.children()) or "no layers"
+            raise ValueError(f"path: there is no layer {path!r}{suggestion(str(path), modules)}; there are {layers}")
+        for _, module in layer.modules():
+            module._convert(self.dtype)
+        owner, _, name = path.rpartition(".")
+        modules[owner]._put(name, layer)
+        while owner:
+            modules[owner].edited = True
+            owner = owner.rpartition(".")[0]
+        self.edited = True
+        self._forget()
+        self.join()
+
+    def _put(self, name, layer):
+        """Make `layer` the child of this name."""
+        setattr(self, name, layer)
+
+    def _convert(self, dtype):
+        """Give this module, not yet joined, another dtype."""
+        self.dtype = np.dtype(dtype)
+        self._forget()
+        for parameter in self._own.values():
+            parameter.value = parameter.value.astype(dtype)
+            parameter.gradient = parameter.gradient.astype(dtype)
+        self._own_buffers = {name: buffer.astype(dtype) for name, buffer in self._own_buffers.items()}
+
     def check_joined(self):
         """Raise ValueError where a parameter is no view of the flat vector, so that training would not reach it."""
         start, item = self.parameters.ctypes.data, self.dtype.itemsize
@@ -383,17 +484,64 @@ class Module(Configured):
         return self._set_trainable(prefix, True)
 
     def _set_trainable(self, prefix, trainable):
-        chosen = [
-            p
-            for path, p in self.named_parameters()
-            if path == prefix or path.startswith(f"{prefix}." if prefix else "")
-        ]
-        if not chosen:
-            paths = ", ".join(path for path, _ in self.named_parameters())
-            raise ValueError(f"prefix: no parameter's path starts with {prefix!r}; there are {paths}")
+        chosen = self._parameters_at("prefix", prefix)
         for parameter in chosen:
             parameter.trainable = trainable
         return sum(parameter.value.size for parameter in chosen)
+
+    def set_rates(self, rates):
+        """Give the parameters of some layers learning rates of their own, as factors on the optimizer's or schedule's.
+
+        Parameters
+        ----------
+        rates : mapping from prefix to float
+            Prefixes of paths, as for `freeze`; "" is all. Where two of them hold for a parameter, the later one counts:
+            `{"": 0.1, "fc": 1.0}`. A factor of 0 still computes the gradient; `freeze` saves that too.
+        """
+        if not isinstance(rates, Mapping):
+            raise TypeError(f"rates: expected a mapping from prefix to factor, got {type(rates).__name__}")
+        rates = {
+            prefix: real_in(f"rates[{prefix!r}]", rate, 0, np.inf, include_high=False) for prefix, rate in rates.items()
+        }
+        chosen = {prefix: self._parameters_at("rates", prefix) for prefix in rates}  # all, before any is changed
+        for prefix, rate in rates.items():
+            for parameter in chosen[prefix]:
+                parameter.rate = rate
+
+    def _parameters_at(self, name, prefix):
+        """The parameters whose path starts with `prefix`; `name` is what the caller calls it, for the error."""
+        if not isinstance(prefix, str):
+            raise TypeError(f"{name}: expected the name of a layer such as '0' or 'layer1', got {prefix!r}")
+        paths = dict(self.named_parameters())
+        chosen = [
+            parameter
+            for path, parameter in paths.items()
+            if not prefix or path == prefix or path.startswith(f"{prefix}.")
+        ]
+        if not chosen:
+            known = {path.rpartition(".")[0] or path for path in paths}
+            layers = ", ".join(dict.fromkeys(path.partition(".")[0] for path in paths))
+            raise ValueError(
+                f"{name}: no parameter's path starts with {prefix!r}{suggestion(prefix, known)}; "
+                f"there are {layers or 'no parameters'}"
+            )
+        return chosen
+
+    def _plan(self):
+        """What the backward pass needs to know of which parameters are trained."""
+        if self._planned_at != Parameter.changes:
+            self._planned, self._planned_at = self._make_plan(), Parameter.changes
+        return self._planned
+
+    def _make_plan(self):
+        """Whether any parameter is trained, and those that are not."""
+        frozen = [parameter for _, parameter in self.named_parameters() if not parameter.trainable]
+        return len(frozen) < sum(1 for _ in self.named_parameters()), frozen
+
+    def _zero_frozen(self):
+        """Take away what a backward pass wrote into gradients of frozen parameters: no norm is to count it."""
+        for parameter in self._plan()[1]:
+            parameter.gradient[...] = 0
 
     # ---- running ---------------------------------------------------------------------------------------------------
 
@@ -450,7 +598,9 @@ class Module(Configured):
 
     def _backward(self, dy, work, need_dx):
         """The backward pass itself: may overwrite dy; the result may be a buffer of `work`."""
-        return self.backward(dy)
+        dx = self.backward(dy)
+        self._zero_frozen()
+        return dx
 
     takes_lengths = False  # whether sequences of unequal length may be given, as (batch, time) and lengths
 
@@ -467,7 +617,7 @@ class Module(Configured):
         The edge at which other types are converted, once."""
         if type(x) is not np.ndarray or x.dtype is not self.dtype:
             x = self._converted(x)
-        self._check_shape(x)
+        self._check_shape(x.shape)
         return x
 
     def _converted(self, x):
@@ -478,10 +628,44 @@ class Module(Configured):
             raise TypeError(f"x: expected numbers, got {type(x).__name__} of dtype {a.dtype}")
         return a.astype(self.dtype, order="C", copy=False)
 
-    def _check_shape(self, x):
-        """Raise ValueError where x has a shape that this module cannot take."""
-        if not x.ndim:
+    def _check_shape(self, shape):
+        """Raise ValueError where this module cannot take an x of this shape."""
+        if not shape:
             raise ValueError("x: expected shape (batch, ...), got ()")
+
+    def output_shape(self, shape):
+        """The shape of the output without its batch axis, from the input's.
+
+        Layers of your own may define it: it lets `summary` show shapes, and a Flatten behind them know the channels.
+
+        Parameters
+        ----------
+        shape : tuple of int, or None
+            An int that is not known is None, and so may be all of it.
+
+        Returns
+        -------
+        tuple of int, or None
+            Likewise. By default nothing is known.
+
+        Raises
+        ------
+        ValueError
+            The module cannot take inputs of this shape.
+        """
+        return None
+
+    def _walk(self, shape, path=""):
+        """Yield (path, module, input shape, output shape) of all modules inside and, last, of this one; raise a
+        ValueError that names the layer where one cannot take its input."""
+        try:
+            after = self.output_shape(shape)
+        except ValueError as error:
+            raise ValueError(f"layer {path}, {self!r}: {error}" if path else str(error)) from None
+        yield path, self, shape, after
+
+    def _note_input(self, shape):
+        """Told the shape of the input, once the model is put together; state_dict may depend on it."""
 
     def _training_work(self):
         if self._work is None:
@@ -519,26 +703,23 @@ class Module(Configured):
     # ---- exchange --------------------------------------------------------------------------------------------------
 
     def _entries(self):
-        """Yield (path, array, transposed) of all that is saved, in PyTorch's order: a module's parameters,
+        """Yield (path, array, Layout or None) of all that is saved, in PyTorch's order: a module's parameters,
         then its buffers."""
         for path, module in self.modules():
             dot = f"{path}." if path else ""
             for name, parameter in (*module._tied.items(), *module._own.items()):
-                yield dot + name, parameter.value, parameter.transposed
+                yield dot + name, parameter.value, parameter.layout
             for name, buffer in module._own_buffers.items():
-                yield dot + name, buffer, False
+                yield dot + name, buffer, module._buffer_layout
 
     def state_dict(self):
         """Copies of all parameters and running statistics, in PyTorch's names, order and shapes; of a tied one under
         each of its names."""
-        return {path: np.array(a.T if transposed else a, order="C") for path, a, transposed in self._entries()}
+        return {path: _shown_by(layout, a) for path, a, layout in self._entries()}
 
     def gradient_dict(self):
         """Copies of all gradients, in PyTorch's names, order and shapes."""
-        return {
-            path: np.array(p.gradient.T if p.transposed else p.gradient, order="C")
-            for path, p in self.named_parameters()
-        }
+        return {path: _shown_by(p.layout, p.gradient) for path, p in self.named_parameters()}
 
     def load_state_dict(self, state, strict=True):
         """Copy values into the parameters and running statistics.
@@ -558,7 +739,7 @@ class Module(Configured):
         """
         if not isinstance(state, Mapping) or not all(isinstance(name, str) for name in state):
             raise TypeError(f"state: expected a mapping from name to array, got {type(state).__name__}")
-        entries = {path: (a, transposed) for path, a, transposed in self._entries()}
+        entries = {path: (a, layout) for path, a, layout in self._entries()}
         given = {
             name: _as_array(name, value) for name, value in state.items() if not name.endswith("num_batches_tracked")
         }
@@ -570,8 +751,8 @@ class Module(Configured):
             problems += [f"missing {names[0]}" for names in names_of.values() if not given.keys() & names]
             problems += [f"unexpected {name}" for name in given if name not in entries]
         for name in entries.keys() & given.keys():
-            a, transposed = entries[name]
-            expected = a.shape[::-1] if transposed else a.shape
+            a, layout = entries[name]
+            expected = a.shape if layout is None else layout.shape
             if given[name].dtype.kind not in "fiub":
                 problems.append(f"{name} has dtype {given[name].dtype}, expected numbers")
             if given[name].shape != expected:
@@ -586,8 +767,11 @@ class Module(Configured):
         if problems:
             raise ValueError(f"state: does not fit {type(self).__name__}: {'; '.join(sorted(problems))}")
         for name in entries.keys() & given.keys():
-            a, transposed = entries[name]
-            a[...] = given[name].T if transposed else given[name]
+            a, layout = entries[name]
+            if layout is None:
+                a[...] = given[name]
+            else:
+                layout.put(given[name], a)
 
     def _attachments(self):
         """What a file keeps beside configuration and state_dict, as JSON can hold it."""
@@ -617,18 +801,25 @@ class Module(Configured):
         return load_model(path, cls, modules)
 
     def summary(self):
-        """A table of the layers with their parameter counts, as text."""
-        rows = [("layer", "kind", "parameters")]
+        """A table of the layers with their outputs' shapes, where known, and their parameter counts, as text."""
+        rows = [("layer", "kind", "output", "parameters")]
+        shapes = self._output_shapes()
         for path, module in self.modules():
             if not module.children():
                 count = sum(p.value.size for p in module._own.values())
                 frozen = module._own and not any(p.trainable for p in module._own.values())
-                rows.append((path or "-", repr(module), f"{count:,}{' (frozen)' if frozen else ''}"))
-        widths = [max(len(row[i]) for row in rows) for i in range(3)]
-        lines = [f"{a:<{widths[0]}}  {b:<{widths[1]}}  {c:>{widths[2]}}" for a, b, c in rows]
+                shape = shapes.get(path)
+                output = "" if shape is None else shown(("batch", *shape))
+                rows.append((path or "-", repr(module), output, f"{count:,}{' (frozen)' if frozen else ''}"))
+        widths = [max(len(row[i]) for row in rows) for i in range(4)]
+        lines = [f"{a:<{widths[0]}}  {b:<{widths[1]}}  {c:<{widths[2]}}  {d:>{widths[3]}}" for a, b, c, d in rows]
         lines.insert(1, "-" * len(lines[0]))
         trained = sum(p.value.size for _, p in self.named_parameters() if p.trainable)
         return "\n".join([*lines, f"{self.parameters.size:,} parameters, {trained:,} trained, {self.dtype}"])
+
+    def _output_shapes(self):
+        """From path to what is known of the output's shape."""
+        return {"": self.output_shape(None)}
 
     def __getstate__(self):
         # Views would come back detached from their vector: leave the vectors out, they are rebuilt from the parts.

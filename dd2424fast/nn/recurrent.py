@@ -139,8 +139,11 @@ class Embedding(Module):
 
     def _input(self, x):
         x = self._converted(x)
-        self._check_shape(x)
+        self._check_shape(x.shape)
         return x
+
+    def output_shape(self, shape):
+        return None if shape is None else (*shape, self.dim)
 
     def _forward(self, x, work):
         ids = x.reshape(-1)
@@ -150,7 +153,8 @@ class Embedding(Module):
         return y.reshape(*x.shape, self.dim)
 
     def _backward(self, dy, work, need_dx):
-        kernels.scatter_rows(dy.reshape(-1, self.dim), work.saved[self], self._weight.gradient)
+        if self._weight.trainable:
+            kernels.scatter_rows(dy.reshape(-1, self.dim), work.saved[self], self._weight.gradient)
 
 
 class TiedLinear(Linear):
@@ -492,8 +496,8 @@ class _Recurrent(Module):
         for layer in range(num_layers):
             inputs = hidden_size * self.directions if layer else input_size
             for suffix in suffixes:
-                self.add(f"weight_ih_l{layer}{suffix}", (inputs, width), draw, transposed=True)
-                self.add(f"weight_hh_l{layer}{suffix}", (hidden_size, width), draw, transposed=True)
+                self.add(f"weight_ih_l{layer}{suffix}", (inputs, width), draw, axes=(1, 0))
+                self.add(f"weight_hh_l{layer}{suffix}", (hidden_size, width), draw, axes=(1, 0))
                 if bias:
                     self.add(f"bias_ih_l{layer}{suffix}", (width,), np.zeros if layer_norm else draw)
                     self.add(f"bias_hh_l{layer}{suffix}", (width,), np.zeros if layer_norm else draw)
@@ -635,9 +639,9 @@ class _Recurrent(Module):
 
     # ---- the layer on its own ----------------------------------------------------------------------------------------
 
-    def _check_shape(self, x):
-        if x.ndim != 3 or x.shape[2] != self.input_size:
-            raise ValueError(f"x: expected shape (batch, time, {self.input_size}), got {x.shape}")
+    def _check_shape(self, shape):
+        if len(shape) != 3 or shape[2] != self.input_size:
+            raise ValueError(f"x: expected shape (batch, time, {self.input_size}), got {shape}")
 
     def _rows_forward(self, x, rows, initial, work):
         packed = rows.pack(
@@ -657,6 +661,7 @@ class _Recurrent(Module):
         rows = work.saved[self]
         packed = rows.pack(dy, work.array(self, "dy", (int(rows.counts.sum()), dy.shape[2]), self.dtype))
         dx, dinitial = self.run_back(packed, dlast, work, need_dx)
+        self._zero_frozen()
         if dx is None:
             return None, dinitial
         shape = (rows.batch, rows.time, self.input_size)

@@ -6,14 +6,17 @@ import numpy as np
 
 from ..files import read, write
 from .module import Module
+from .sequential import Sequential
 
 
 def _description(value, path):
     """A constructor argument as JSON: numbers, text, lists of them, and modules as {"class", "arguments"}."""
     if isinstance(value, Module):
-        edited = {"layers": tuple(value.layers), "dtype": value.dtype} if getattr(value, "edited", False) else None
-        config = edited or value.config
-        kind = "Sequential" if getattr(value, "edited", False) else type(value).__name__
+        kind, config = type(value).__name__, value.config
+        if isinstance(value, Sequential):
+            kind, config = value._described()
+        elif value.edited:
+            raise TypeError(f"{path}: a layer of this {kind} was replaced; save its state_dict() instead")
         return {"class": kind, "arguments": {name: _description(v, f"{path}.{name}") for name, v in config.items()}}
     if isinstance(value, tuple | list):
         return [_description(item, f"{path}[{i}]") for i, item in enumerate(value)]
@@ -49,24 +52,16 @@ def _classes(extra):
     return {c.__name__: c for c in [*known, *extra]}
 
 
-def save_model(model, path):
-    """Write a model's description, its state_dict, and what it keeps beside them."""
-    write(
-        path,
-        "model",
-        model.state_dict(),
-        {
-            "model": _description(model, type(model).__name__),
-            "dtype": model.dtype.name,
-            "attachments": model._attachments(),
-        },
-    )
+def _header(model):
+    """A model's description, and what it keeps beside its state_dict."""
+    return {
+        "model": _description(model, type(model).__name__),
+        "dtype": model.dtype.name,
+        "attachments": model._attachments(),
+    }
 
 
-def load_model(path, kind, modules):
-    """Read what `save_model` wrote; `kind` is the class it must be of."""
-    tensors, header = read(path, "model")
-    classes = _classes([kind, *modules])
+def _rebuilt(path, header, tensors, kind, classes):
     name = header["model"]["class"]
     model = _construct(header["model"], classes)
     if not isinstance(model, kind):
@@ -76,3 +71,31 @@ def load_model(path, kind, modules):
     model.load_state_dict(tensors)
     model._attach(header.get("attachments", {}))  # files from before there were any lack them
     return model.eval()
+
+
+def save_model(model, path):
+    """Write a model's description, its state_dict, and what it keeps beside them."""
+    write(path, "model", model.state_dict(), _header(model))
+
+
+def load_model(path, kind, modules):
+    """Read what `save_model` wrote; `kind` is the class it must be of."""
+    tensors, header = read(path, "model")
+    return _rebuilt(path, header, tensors, kind, _classes([kind, *modules]))
+
+
+def save_models(models, path):
+    """Write several models to one file."""
+    tensors = {f"{i}.{name}": a for i, model in enumerate(models) for name, a in model.state_dict().items()}
+    write(path, "ensemble", tensors, {"models": [_header(model) for model in models]})
+
+
+def load_models(path, modules):
+    """Read what `save_models` wrote."""
+    tensors, header = read(path, "ensemble")
+    states = [{} for _ in header["models"]]
+    for key, a in tensors.items():
+        i, _, name = key.partition(".")
+        states[int(i)][name] = a
+    classes = _classes(modules)
+    return [_rebuilt(path, h, state, Module, classes) for h, state in zip(header["models"], states, strict=True)]

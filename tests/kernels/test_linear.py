@@ -234,6 +234,16 @@ def test_backward_flags():
         kernels.linear_backward(dy, x, W, accumulate=True)
     with pytest.raises(ValueError, match="dx: expected None"):
         kernels.linear_backward(dy, x, W, dx=np.empty_like(x), need_dx=False)
+    for backward in (kernels.linear_backward.fast, kernels.linear_backward.numpy):
+        dx, dW, db = backward(dy, x, W, need_dW=False, accumulate=True)
+        assert dW is None
+        assert db is None
+        np.testing.assert_allclose(dx, dy @ W.T, rtol=1e-5, atol=1e-6)
+        assert backward(dy, x, W, need_dx=False, need_dW=False) == (None, None, None)
+    with pytest.raises(ValueError, match="dW: expected None where need_dW is False"):
+        kernels.linear_backward(dy, x, W, dW=np.empty_like(W), need_dW=False)
+    with pytest.raises(ValueError, match="db: expected None where need_dW is False"):
+        kernels.linear_backward(dy, x, W, db=np.empty(3, "float32"), need_dW=False)
 
 
 def test_pack_checks():

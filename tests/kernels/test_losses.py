@@ -53,6 +53,13 @@ def case(shape, dtype, variant, seed=0):
     return logits, labels, keywords
 
 
+def distributions(N, K, dtype, seed=0):
+    """Rows of probabilities, every third one certain of a class."""
+    t = np.random.default_rng(seed).dirichlet(np.full(K, 0.5), N)
+    t[::3] = np.eye(K)[np.arange(len(t[::3])) % K]
+    return t.astype(dtype)
+
+
 def widened(keywords):
     return {k: v.astype("float64") if isinstance(v, np.ndarray) else v for k, v in keywords.items()}
 
@@ -90,6 +97,56 @@ def test_cross_entropy_gradient_of_the_definition(variant):
     _, got = softmax_cross_entropy.numpy(logits, labels, **keywords)
     expected = central_differences(lambda: softmax_cross_entropy.numpy(logits, labels, **keywords)[0], logits)
     np.testing.assert_allclose(got, expected, rtol=1e-6, atol=1e-9)
+
+
+SOFT = [variant for variant in VARIANTS if "ignore_index" not in variant]
+
+
+@pytest.mark.parametrize("variant", SOFT)
+def test_cross_entropy_of_distributions_gradient_of_the_definition(variant):
+    logits, _, keywords = case((7, 5), "float64", variant)
+    t = distributions(7, 5, "float64")
+    _, got = softmax_cross_entropy.numpy(logits, t, **keywords)
+    expected = central_differences(lambda: softmax_cross_entropy.numpy(logits, t, **keywords)[0], logits)
+    np.testing.assert_allclose(got, expected, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("variant", SOFT)
+def test_cross_entropy_of_distributions_fast_equals_definition(variant, dtype, each_thread_count):
+    for N, K in SHAPES:
+        logits, labels, keywords = case((N, K), dtype, variant)
+        t = distributions(N, K, dtype)
+        (loss, gradient), again = each_thread_count(lambda: softmax_cross_entropy.fast(logits, t, **keywords))  # noqa: B023
+        assert loss == again[0]
+        np.testing.assert_array_equal(gradient, again[1])
+        exact, exact_gradient = softmax_cross_entropy.numpy(*widened({0: logits, 1: t}).values(), **widened(keywords))
+        rtol = 1e-10 if dtype == "float64" else 8 * 2.0**-23
+        assert loss == pytest.approx(exact, rel=rtol, abs=rtol)
+        np.testing.assert_allclose(gradient, exact_gradient, rtol=2 * rtol, atol=2 * rtol / N)
+        # Certain of a class it is the label, but for the mean with class weights.
+        if "class_weight" not in keywords:
+            one_hot = np.eye(K, dtype=dtype)[labels]
+            value, gradient = softmax_cross_entropy.fast(logits, one_hot, **keywords)
+            expected, expected_gradient = softmax_cross_entropy.fast(logits, labels, **keywords)
+            assert value == pytest.approx(expected, rel=rtol, abs=rtol)
+            np.testing.assert_allclose(gradient, expected_gradient, rtol=2 * rtol, atol=2 * rtol / N)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_cross_entropy_of_distributions_is_linear_in_them(backend):
+    logits, labels, _ = case((9, 6), "float64", {})
+    run, t = getattr(softmax_cross_entropy, backend), np.eye(6)[labels]
+    for keywords in ({}, {"label_smoothing": 0.2}, {"label_smoothing": 0.2, "smoothing": "others"}):
+        mixed, gradient = run(logits, 0.3 * t + 0.7 * t[::-1], **keywords)
+        (a, da), (b, db) = run(logits, labels, **keywords), run(logits, labels[::-1].copy(), **keywords)
+        assert mixed == pytest.approx(0.3 * a + 0.7 * b, rel=1e-13)
+        np.testing.assert_allclose(gradient, 0.3 * da + 0.7 * db, rtol=1e-11, atol=1e-16)
+    # a class ruled out by -infinity costs nothing where it has no share
+    for K in (2, 9):
+        x, t = np.zeros((1, K + 1)), np.full((1, K + 1), 1 / K)
+        x[0, 1], t[0, 1] = -np.inf, 0
+        assert run(x, t)[0] == pytest.approx(math.log(K), rel=1e-13)
 
 
 def test_other_gradients_of_the_definitions():
@@ -167,6 +224,18 @@ def test_pytorch_agrees(smoothing, weighted, dtype):
     tolerance = {"rtol": 1e-5, "atol": 1e-7} if dtype == "float32" else {"rtol": 1e-11, "atol": 1e-15}
     for backend in BACKENDS:
         ours, gradient = getattr(softmax_cross_entropy, backend)(logits, labels, smoothing, class_weight=weight)
+        np.testing.assert_allclose(ours, loss.item(), **tolerance)
+        np.testing.assert_allclose(gradient, theirs.grad, **tolerance)
+    theirs.grad, t = None, distributions(*logits.shape, dtype)
+    loss = torch.nn.functional.cross_entropy(
+        theirs,
+        torch.from_numpy(t),
+        None if weight is None else torch.from_numpy(weight),
+        label_smoothing=smoothing,
+    )
+    loss.backward()
+    for backend in BACKENDS:
+        ours, gradient = getattr(softmax_cross_entropy, backend)(logits, t, smoothing, class_weight=weight)
         np.testing.assert_allclose(ours, loss.item(), **tolerance)
         np.testing.assert_allclose(gradient, theirs.grad, **tolerance)
     targets = np.random.default_rng(6).uniform(size=logits.shape).astype(dtype)
@@ -253,6 +322,8 @@ def test_not_a_number_stays_visible(backend, dtype):
                     loss, gradient = getattr(softmax_cross_entropy, backend)(x, np.full(40, label))
                     assert not math.isfinite(loss)
                     assert np.isfinite(gradient[:37]).all()
+                    shares = np.full_like(x, 1 / K)
+                    assert not math.isfinite(getattr(softmax_cross_entropy, backend)(x, shares)[0])
                     assert not math.isfinite(getattr(binary_cross_entropy, backend)(x, np.full_like(x, 0.5))[0])
                     assert not math.isfinite(getattr(mean_squared_error, backend)(x, np.zeros_like(x))[0])
                     p = getattr(softmax, backend)(x)
@@ -274,6 +345,7 @@ def test_in_place_and_layouts(backend, dtype):
         for kernel, arguments in [
             (softmax_cross_entropy, (labels, 0.1, "uniform", keywords["class_weight"])),
             (softmax_cross_entropy, (labels,)),
+            (softmax_cross_entropy, (distributions(33, K, dtype), 0.1, "others", keywords["class_weight"])),
             (binary_cross_entropy, (targets,)),
             (binary_cross_entropy, (labels,)),
             (mean_squared_error, (targets,)),
@@ -308,6 +380,17 @@ def test_bad_input():
         ({"labels": np.array([0, 1, 2**64 - 100, 1], "uint64")}, ValueError, "labels: .*in row 2"),
         ({"labels": y[:3]}, ValueError, r"labels: expected shape \(4,\), got \(3,\)"),
         ({"labels": y.astype(float)}, TypeError, "labels: expected dtype int64 or another integer, got float64"),
+        ({"labels": np.ones((4, 3)) / 4}, ValueError, "labels: expected integers, or rows .* sum to 1, .* in row 0"),
+        ({"labels": np.array([[0.5, 0.5, 0]] * 3 + [[2, -1, 0]])}, ValueError, "labels: .* from -1.0 to 2.0 in row 3"),
+        ({"labels": np.full((4, 3), np.nan)}, ValueError, "labels: .* sum to 1"),
+        ({"labels": np.ones((4, 1))}, ValueError, r"labels: expected shape \(4, 3\), got \(4, 1\)"),
+        ({"labels": np.eye(4, 3, dtype="float32")}, TypeError, "labels: expected dtype float64"),
+        ({"labels": np.eye(4, 3, dtype=int)}, ValueError, r"labels: expected shape \(4,\), got \(4, 3\)"),
+        (
+            {"labels": np.full((4, 3), 1 / 3), "sample_weight": np.zeros(4)},
+            ValueError,
+            "sample_weight: expected a positive",
+        ),
         ({"labels": y > 0}, TypeError, "labels: expected dtype int64 or another integer, got bool"),
         ({"labels": [0, 1, 2, 0]}, TypeError, "labels: expected an ndarray of integers, got list"),
         ({"labels": np.full(4, -100)}, ValueError, "labels: expected a row that counts"),

@@ -83,6 +83,65 @@ def test_gradients_of_the_definition(rng, layer, N, C):
             assert gradient[index] == pytest.approx(ref, rel=1e-7, abs=1e-8)
 
 
+ACTIVATIONS = ["relu", "leaky_relu", "tanh", "sigmoid"]
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_gradients_of_the_definition_with_an_activation(rng, activation, frozen):
+    x, gamma, beta, mean, var, dy = state(rng, 4, 3)
+
+    def forward(x, gamma, beta):
+        if frozen:
+            return k.batch_norm_inference.numpy(x, gamma, beta, mean, var, activation=activation)
+        return k.batch_norm_forward.numpy(x, gamma, beta, mean.copy(), var.copy(), activation=activation)[0]
+
+    batch = k.batch_norm_forward.numpy(x, gamma, beta, mean.copy(), var.copy())[1:]
+    statistics = (mean, 1 / np.sqrt(var + 1e-5)) if frozen else batch
+    got = k.batch_norm_backward.numpy(dy, x, gamma, *statistics, frozen=frozen, beta=beta, activation=activation)
+    for position, gradient in enumerate(got):
+        arguments = [x, gamma, beta]
+        direction = rng.standard_normal(gradient.shape)
+
+        def loss(a, p=position, arguments=tuple(arguments)):
+            return (forward(*arguments[:p], a, *arguments[p + 1 :]) * dy).sum()
+
+        ref = difference(loss, arguments[position], direction)
+        assert (gradient * direction).sum() == pytest.approx(ref, rel=1e-7, abs=1e-8)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize(("N", "C"), [(1, 7), (2, 64), (5, 3), (300, 33)])
+def test_backward_of_norm_and_activation_is_that_of_each(rng, N, C, activation, dtype):
+    """The activation's input, computed again, has the sign that it had in the forward pass, bit for bit."""
+    x, gamma, beta, mean, var, dy = state(rng, N, C, dtype)
+    frozen = N == 1
+    results = []
+    for threads in (1, 2):
+        _team.set_num_threads(threads)
+        if frozen:
+            m, r = mean, 1 / np.sqrt(var + var.dtype.type(1e-5))
+            y = k.activation_forward(((x - m) * (gamma * r) + beta), activation)
+        else:
+            y, m, r = k.batch_norm_forward.fast(x, gamma, beta, mean.copy(), var.copy(), activation=activation)
+        inner = k.activation_backward.fast(dy, y, activation)
+        want = k.batch_norm_backward.fast(inner, x, gamma, m, r, frozen=frozen)
+        got = k.batch_norm_backward.fast(dy, x, gamma, m, r, frozen=frozen, beta=beta, activation=activation)
+        for a, b in zip(got, want, strict=True):
+            close(a, b, np.abs(b).max() + np.abs(dy).sum(axis=0).max(), factor=12)
+        results.append([a.tobytes() for a in got])
+    assert results[0] == results[1]
+
+
+def test_an_activation_needs_beta(rng):
+    x, gamma, _, mean, var, dy = state(rng, 4, 3)
+    with pytest.raises(ValueError, match="beta: expected that of the forward pass"):
+        k.batch_norm_backward(dy, x, gamma, mean, var, activation="relu")
+    with pytest.raises(ValueError, match=r"beta: expected shape \(3,\), got \(4,\)"):
+        k.batch_norm_backward(dy, x, gamma, mean, var, beta=np.zeros(4), activation="relu")
+
+
 def test_values_by_hand():
     x = np.array([[1.0, 2.0], [3.0, 6.0]])
     mean, var = np.zeros(2), np.ones(2)

@@ -1,68 +1,16 @@
-"""Whole networks."""
+"""Models of text."""
 
 from functools import partial
 
 import numpy as np
 
-from . import kernels
-from .configuration import integer_in, positive_integer, real_in
-from .data.tokenizers import Tokenizer
-from .nn import GRU, LSTM, RNN, BatchNorm, Dropout, Embedding, Linear, Module, ReLU, Sequential
-from .nn.layers import uniform
-from .nn.module import GENERATION
-from .nn.recurrent import TiedLinear, as_ids, rows_of
-
-
-class MLP(Sequential):
-    """A multi-layer perceptron with ReLU; without hidden layers, the softmax classifier.
-
-    Each hidden layer is Linear, BatchNorm (where asked for), ReLU, Dropout (where asked for).
-
-    Parameters
-    ----------
-    in_features : int
-    hidden : sequence of int
-        Sizes of the hidden layers; empty for a linear classifier.
-    out_features : int
-    batch_norm : bool
-    dropout : float
-        Probability in [0, 1).
-    init : {"default", "he", "glorot"}
-        See nn.Linear.
-    dtype : {"float32", "float64"}
-    seed : int, optional
-    """
-
-    def __init__(
-        self,
-        in_features,
-        hidden=(50,),
-        out_features=10,
-        batch_norm=False,
-        dropout=0.0,
-        init="default",
-        *,
-        dtype="float32",
-        seed=None,
-    ):
-        positive_integer("in_features", in_features)
-        positive_integer("out_features", out_features)
-        dropout = real_in("dropout", dropout, 0, 1, include_high=False)
-        if not np.iterable(hidden) or isinstance(hidden, str):
-            like = f"({hidden},)" if hasattr(hidden, "__index__") else "(50,)"
-            raise TypeError(f"hidden: expected a sequence of layer sizes such as {like}, got {hidden!r}")
-        hidden = tuple(positive_integer(f"hidden[{i}]", width) for i, width in enumerate(hidden))
-        self.config["hidden"] = hidden
-        layers, size = [], in_features
-        for width in hidden:
-            layers.append(Linear(size, width, init=init))
-            if batch_norm:
-                layers.append(BatchNorm(width))
-            layers.append(ReLU())
-            if dropout:
-                layers.append(Dropout(dropout))
-            size = width
-        super().__init__(*layers, Linear(size, out_features, init=init), dtype=dtype, seed=seed)
+from .. import kernels
+from ..configuration import integer_in, positive_integer
+from ..data.tokenizers import Tokenizer
+from ..nn import GRU, LSTM, RNN, Embedding, Linear, Module
+from ..nn.layers import uniform
+from ..nn.module import GENERATION
+from ..nn.recurrent import TiedLinear, as_ids, rows_of
 
 
 class LanguageModel(Module):
@@ -180,12 +128,12 @@ class LanguageModel(Module):
 
     def _input(self, x):
         x = as_ids("x", x)
-        self._check_shape(x)
+        self._check_shape(x.shape)
         return x
 
-    def _check_shape(self, x):
-        if x.ndim != 2:
-            raise ValueError(f"x: expected token ids of shape (batch, time), got shape {x.shape}")
+    def _check_shape(self, shape):
+        if len(shape) != 2:
+            raise ValueError(f"x: expected token ids of shape (batch, time), got shape {shape}")
 
     def _forward(self, x, work):
         rows = rows_of(x, work.lengths)
@@ -263,6 +211,7 @@ class LanguageModel(Module):
             self.embedding._backward(dx, work, False)
         if self.tied:
             self.output.add_gradient(work)
+        self._zero_frozen()
 
     def _from_rows(self, y, work):
         rows, _ = work.saved[self]
