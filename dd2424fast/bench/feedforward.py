@@ -62,10 +62,16 @@ class Problem(Task):
         state = {}
         for i, (W, b) in enumerate(self.weights):
             state[f"{stride * i}.weight"], state[f"{stride * i}.bias"] = np.ascontiguousarray(W.T), b
-        for i, h in enumerate(self.widths[1:-1] if self.batch_norm else ()):
-            for name, value in (("weight", 1), ("bias", 0), ("running_mean", 0), ("running_var", 1)):
-                state[f"{stride * i + 1}.{name}"] = np.full(h, value, np.float32)
+        for i, norm in enumerate(self.norms):
+            names = ("weight", "bias", "running_mean", "running_var")
+            state |= {f"{stride * i + 1}.{name}": a for name, a in zip(names, norm, strict=True)}
         return state
+
+    @property
+    def norms(self):
+        """gamma, beta, running mean and variance of each hidden layer; none without batch norm."""
+        hidden = self.widths[1:-1] if self.batch_norm else ()
+        return [[np.full(h, value, np.float32) for value in (1, 0, 0, 1)] for h in hidden]
 
     def gflop(self):
         """2 N D H forward, as much for dW, and as much for dx behind the first layer."""
@@ -166,7 +172,7 @@ def numpy32(problem, threads):
     Ws = [W.copy() for W, _ in problem.weights]
     bs = [b.copy() for _, b in problem.weights]
     dWs = [np.empty_like(W) for W in Ws]
-    norms = [_BatchNorm(h) for h in problem.widths[1:-1]] if problem.batch_norm else []
+    norms = [BatchNorm(*norm, rows=BATCH) for norm in problem.norms]
     outputs = [np.empty((BATCH, h), np.float32) for h in problem.widths[1:]]
     upstream = [np.empty((BATCH, h), np.float32) for h in problem.widths[1:-1]]
     rows, last = np.arange(BATCH), len(Ws) - 1
@@ -211,29 +217,28 @@ def numpy32(problem, threads):
     return step
 
 
-class _BatchNorm:
-    """Batch norm on (N, H), in place, with its own update of gamma and beta behind the backward pass."""
+class BatchNorm:
+    """Batch norm on (rows, features), in place, with its own update of gamma and beta behind the backward pass."""
 
-    def __init__(self, features):
-        self.gamma, self.beta = np.ones(features, np.float32), np.zeros(features, np.float32)
-        self.mean, self.variance = np.zeros(features, np.float32), np.ones(features, np.float32)
-        self.x_hat = np.empty((BATCH, features), np.float32)
+    def __init__(self, gamma, beta, mean, variance, rows):
+        self.gamma, self.beta, self.mean, self.variance = (a.copy() for a in (gamma, beta, mean, variance))
+        self.rows, self.x_hat = rows, np.empty((rows, len(gamma)), np.float32)
 
     def forward(self, x):
         mean = x.mean(axis=0)
         centred = np.subtract(x, mean, out=self.x_hat)
-        variance = np.einsum("ij,ij->j", centred, centred) / np.float32(BATCH)
+        variance = np.einsum("ij,ij->j", centred, centred) / np.float32(self.rows)
         self.scale = 1 / np.sqrt(variance + np.float32(BN_EPS))
         centred *= self.scale
         np.multiply(centred, self.gamma, out=x)
         x += self.beta
         self.mean += np.float32(BN_MOMENTUM) * (mean - self.mean)
-        self.variance += np.float32(BN_MOMENTUM) * (variance * np.float32(BATCH / (BATCH - 1)) - self.variance)
+        self.variance += np.float32(BN_MOMENTUM) * (variance * np.float32(self.rows / (self.rows - 1)) - self.variance)
 
     def backward(self, g):
         dgamma, dbeta = np.einsum("ij,ij->j", g, self.x_hat), g.sum(axis=0)
-        self.x_hat *= dgamma / np.float32(BATCH)
-        g -= dbeta / np.float32(BATCH)
+        self.x_hat *= dgamma / np.float32(self.rows)
+        g -= dbeta / np.float32(self.rows)
         g -= self.x_hat
         g *= self.gamma * self.scale
         self.gamma -= np.float32(LEARNING_RATE) * dgamma

@@ -13,7 +13,7 @@ import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
-FAMILIES = ("feedforward", "recurrent", "generation")
+FAMILIES = ("feedforward", "images", "recurrent", "generation")
 
 # From a kind of workload, which has a table of its own, to what one run of it is.
 KINDS = {"training": "update", "ragged": "update", "generation": "text", "scaling": "update"}
