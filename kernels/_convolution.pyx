@@ -28,7 +28,6 @@ cdef enum:
 _scratch = threading.local()
 
 
-
 cdef char* scratch(Py_ssize_t size) except NULL:
     """Memory of this thread that begins at a cache line; the next call may move it."""
     memory = getattr(_scratch, "memory", None)
@@ -78,7 +77,7 @@ cdef void choose_bands(Py_ssize_t N, Py_ssize_t rows, Py_ssize_t row_bytes, Py_s
 cdef convolve(Job* s, const Geometry* g, bint back):
     """Run a job: result, source, bias and activation are filled in, and of the plan the weights."""
     cdef Plan* p = &s.plan
-    cdef Py_ssize_t tables, weights, row_bytes, i, total, group, taps = g.height * g.width
+    cdef Py_ssize_t tables, weights, row_bytes, taps = g.height * g.width
     cdef int part, parts
     cdef char* memory
     cdef bint depthwise = is_depthwise(g)
@@ -98,7 +97,8 @@ cdef convolve(Job* s, const Geometry* g, bint back):
                            else p.depth * whole_vectors(p.width) * sizeof(real)))
     s.thread_bytes = (lines_of(s.source.columns * s.source.channels * sizeof(real))
                       + lines_of(p.plane.sy * p.plane.sx * p.plane.phase * (3 * sizeof(bfloat) if s.on_unit else sizeof(real))))
-    parts = <int> min(<Py_ssize_t> team_size(2.0 * g.N * g.rows * g.columns * taps * p.depth * g.F, 2e6), max(s.images * s.bands, <Py_ssize_t> 1))
+    parts = <int> min(<Py_ssize_t> team_size(2.0 * g.N * g.rows * g.columns * taps * p.depth * g.F, 2e6),
+                      max(s.images * s.bands, <Py_ssize_t> 1))
     memory = scratch(tables + weights + parts * s.thread_bytes)
     tap_room(p, memory, taps, g.sy * g.sx)
     if back:
@@ -144,7 +144,7 @@ cdef inline bint in_order(const Geometry* g) noexcept nogil:
 
 cdef void gather(const Geometry* g, real* x, real* windows, bint back) noexcept nogil:
     """windows[n, p, q] = the pixels of x that it sees, row by row; or x from the windows, zeros where none sees it."""
-    cdef Py_ssize_t n, total = g.N * g.rows
+    cdef Py_ssize_t total = g.N * g.rows
     cdef int part, parts = team_size(g.N * g.H * g.W * g.C, 65536)
     parts = <int> max(<Py_ssize_t> 1, min(<Py_ssize_t> parts, total))
     for part in prange(parts, num_threads=parts, schedule="static", chunksize=1):

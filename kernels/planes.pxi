@@ -108,7 +108,8 @@ cdef Phase* add_phase(Plan* p, Py_ssize_t rows, Py_ssize_t columns) noexcept nog
 
 
 cdef void add_tap(Plan* p, Phase* phase, Py_ssize_t tap, Py_ssize_t plane, Py_ssize_t row, Py_ssize_t column) noexcept nogil:
-    """A tap that sees the cell `row` rows and `column` cells behind the output's own; where it lies right behind the last run, it prolongs it."""
+    """A tap that sees the cell `row` rows and `column` cells behind the output's own; where it lies right behind the last run, it
+    prolongs it."""
     cdef Py_ssize_t offset = plane * p.plane.phase + (row * p.plane.pitch + column) * p.plane.channels
     cdef Run* run = p.run + phase.run + phase.runs
     p.tap[p.taps] = tap

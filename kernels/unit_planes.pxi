@@ -86,8 +86,8 @@ cdef inline forced_inline_void emit_rows(const int code, const real* sums, real*
         c += c_row
 
 
-cdef void unit_emit(const Job* s, const Phase* phase, Py_ssize_t group, Py_ssize_t image, Py_ssize_t first, Py_ssize_t cell, Py_ssize_t cells,
-                    Py_ssize_t j, Py_ssize_t columns, const real* sums) noexcept nogil:
+cdef void unit_emit(const Job* s, const Phase* phase, Py_ssize_t group, Py_ssize_t image, Py_ssize_t first, Py_ssize_t cell,
+                    Py_ssize_t cells, Py_ssize_t j, Py_ssize_t columns, const real* sums) noexcept nogil:
     """Bring sums of cells that follow each other to the result; those of cells beside the image are dropped."""
     cdef Py_ssize_t pitch = s.plan.plane.pitch, q = cell // pitch, x = cell - q * pitch, n, c_row = phase.column_step * s.channels
     cdef real* c

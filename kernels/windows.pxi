@@ -208,7 +208,8 @@ cdef struct Learning:
     Py_ssize_t thread_bytes
 
 
-cdef void fill_gradient(const Source* s, Py_ssize_t image, Py_ssize_t first, Py_ssize_t rows, Py_ssize_t pitch, real* row, real* to) noexcept nogil:
+cdef void fill_gradient(const Source* s, Py_ssize_t image, Py_ssize_t first, Py_ssize_t rows, Py_ssize_t pitch, real* row,
+                        real* to) noexcept nogil:
     """Rows of dy in the cells of the planes; zeros in those that are no output."""
     cdef Py_ssize_t q, size = s.columns * s.channels
     for q in range(rows):
@@ -230,8 +231,8 @@ cdef void sum_columns(const real* dy, Py_ssize_t rows, Py_ssize_t F, Py_ssize_t 
         j += LANES
 
 
-cdef void learn_rows(const Learning* s, Py_ssize_t group, const real* plane, const real* dy, Py_ssize_t cells, Py_ssize_t first, Py_ssize_t end,
-                     real* dW) noexcept nogil:
+cdef void learn_rows(const Learning* s, Py_ssize_t group, const real* plane, const real* dy, Py_ssize_t cells, Py_ssize_t first,
+                     Py_ssize_t end, real* dW) noexcept nogil:
     """dW (+)= x^T dy over a band's cells, panels first to end of a group's filters."""
     cdef const Plan* p = &s.plan
     cdef Py_ssize_t vectors = (p.width + LANES - 1) // LANES, C = p.plane.channels, F = s.gradient.channels

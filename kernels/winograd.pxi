@@ -4,7 +4,8 @@
 # of the 36 a matrix product over the channels with the filters, which became 36 numbers by G w G^T; and A^T m A brings 36 products back to
 # 16 outputs. That is 36 multiplications instead of 144.
 #
-# The transforms evaluate polynomials at the points 0, +-a, +-b and infinity. With a = 5/8, b = 3/2 all their constants are exact in binary, and
+# The transforms evaluate polynomials at the points 0, +-a, +-b and infinity. With a = 5/8, b = 3/2 all their constants are exact in
+# binary, and
 # the error is a third of that of the usual points 1 and 2 (the method: Barabasz, Anderson, Soodhalter and Gregg 2020, doi:10.1145/3412380).
 #
 # Needs product.pxi and planes.pxi before it.
@@ -59,7 +60,8 @@ cdef inline forced_inline_void to_points(vec* d, Py_ssize_t step) noexcept nogil
 
 cdef inline forced_inline_void filter_to_points(vec w0, vec w1, vec w2, vec* to, Py_ssize_t step) noexcept nogil:
     """G w: (w0 + p w1 + p^2 w2) divided by the product of p minus the other points."""
-    cdef vec even_a = (w0 + w2 * <real> 0.390625) * <real> (-1 / (2 * 0.390625 * 1.859375)), odd_a = w1 * <real> (0.625 * -1 / (2 * 0.390625 * 1.859375))
+    cdef vec even_a = (w0 + w2 * <real> 0.390625) * <real> (-1 / (2 * 0.390625 * 1.859375))
+    cdef vec odd_a = w1 * <real> (0.625 * -1 / (2 * 0.390625 * 1.859375))
     cdef vec even_b = (w0 + w2 * <real> 2.25) * <real> (1 / (2 * 2.25 * 1.859375)), odd_b = w1 * <real> (1.5 / (2 * 2.25 * 1.859375))
     to[0] = w0 * <real> (1 / 0.87890625)
     to[step] = even_a + odd_a
@@ -86,7 +88,8 @@ cdef void filters_at_points(const real* w, Py_ssize_t tap, Py_ssize_t lanes, vec
     cdef vec column[3 * 6]
     cdef int i
     for i in range(3):
-        filter_to_points(vec_load_part(w + i * tap, lanes), vec_load_part(w + (3 + i) * tap, lanes), vec_load_part(w + (6 + i) * tap, lanes),
+        filter_to_points(vec_load_part(w + i * tap, lanes), vec_load_part(w + (3 + i) * tap, lanes), vec_load_part(w + (6 + i) * tap,
+                                                                                                                   lanes),
                          column + i, 3)
     for i in range(6):
         filter_to_points(column[3 * i], column[3 * i + 1], column[3 * i + 2], to + 6 * i, 1)
@@ -104,7 +107,8 @@ cdef void transform_filters(const Winograd* s, const real* w, Py_ssize_t part, P
                     filters_at_points(w + c * F + f, C * F, 16, low)
                     filters_at_points(w + (c + 16) * F + f, C * F, 16, high)
                     for q in range(36):
-                        unit_split(low[q], high[q], s.filter_parts + q * s.filter_step + (f // 16 * blocks + block) * PARTS + c % 32 * UNIT_K)
+                        unit_split(low[q], high[q],
+                                   s.filter_parts + q * s.filter_step + (f // 16 * blocks + block) * PARTS + c % 32 * UNIT_K)
             continue
         for c in range(32 * block, min(C, 32 * block + 32)):
             for panel in range(panels_of(vectors)):
@@ -137,7 +141,8 @@ cdef void turn_filters(const real* W, Py_ssize_t C, Py_ssize_t F, real* to) noex
         to += C * F
 
 
-cdef void turn_edge(const real* source, Py_ssize_t source_row, Py_ssize_t rows, Py_ssize_t columns, real* to, Py_ssize_t to_row) noexcept nogil:
+cdef void turn_edge(const real* source, Py_ssize_t source_row, Py_ssize_t rows, Py_ssize_t columns, real* to,
+                    Py_ssize_t to_row) noexcept nogil:
     cdef Py_ssize_t i, j
     for i in range(rows):
         for j in range(columns):
@@ -165,7 +170,8 @@ cdef void pixels_of(const Winograd* s, Py_ssize_t square, const real** pixels) n
             pixels[6 * i + j] = s.zeros if h < 0 or h >= s.H or w < 0 or w >= s.W else s.x + ((image * s.H + h) * s.W + w) * s.C
 
 
-cdef inline forced_inline_void square_to_points(const Winograd* s, const real** pixels, Py_ssize_t c, Py_ssize_t lanes, vec* d) noexcept nogil:
+cdef inline forced_inline_void square_to_points(const Winograd* s, const real** pixels, Py_ssize_t c, Py_ssize_t lanes,
+                                                vec* d) noexcept nogil:
     cdef int i
     for i in range(36):
         d[i] = seen(s, pixels[i] + c, lanes)
@@ -199,7 +205,8 @@ cdef void squares_to_points(const Winograd* s, Py_ssize_t first, Py_ssize_t squa
                 c += LANES
 
 
-cdef void squares_from_points(const Winograd* s, Py_ssize_t first, Py_ssize_t squares, Py_ssize_t f, Py_ssize_t columns, const real* products) noexcept nogil:
+cdef void squares_from_points(const Winograd* s, Py_ssize_t first, Py_ssize_t squares, Py_ssize_t f, Py_ssize_t columns,
+                              const real* products) noexcept nogil:
     """products: [36][square][columns of the result from f on, rows of SQUARE_ROW]"""
     cdef Py_ssize_t square, i, j, k, lanes, top, left, c_row = s.columns * s.F
     cdef const real* m
@@ -234,7 +241,8 @@ cdef void squares_from_points(const Winograd* s, Py_ssize_t first, Py_ssize_t sq
                 finish(s.activation, to + i * c_row, s.F, min(<Py_ssize_t> 4, s.columns - left), columns, NULL)
 
 
-cdef inline forced_inline_void unit_products(const int R, const int V, Py_ssize_t blocks, const bfloat* a, const bfloat* b, real* c) noexcept nogil:
+cdef inline forced_inline_void unit_products(const int R, const int V, Py_ssize_t blocks, const bfloat* a, const bfloat* b,
+                                             real* c) noexcept nogil:
     cdef Py_ssize_t k
     unit_begin(R, V, c, SQUARE_ROW, False)
     for k in range(blocks):

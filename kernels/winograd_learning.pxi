@@ -1,6 +1,7 @@
 # The gradient of 3 x 3 filters with fewer multiplications. Needs winograd.pxi before it.
 #
-# Of each square of 4 x 4 outputs, the filter's gradient is 3 x 3 sums of 4 x 4 products: F(3 x 3, 4 x 4), over the same points, with dy where
+# Of each square of 4 x 4 outputs, the filter's gradient is 3 x 3 sums of 4 x 4 products: F(3 x 3, 4 x 4), over the same points, with dy
+# where
 # the filter was. The 36 products are summed over all squares, and brought back to 3 x 3 once.
 
 cdef struct WinogradLearning:
@@ -121,7 +122,8 @@ cdef void pixel_parts(const WinogradLearning* s, Py_ssize_t first, Py_ssize_t sq
                 unit_split(low[q], high[q], m.x_parts + q * s.x.square_step + c // 16 * PARTS + UNIT_K * i)
 
 
-cdef inline forced_inline_void unit_add_product(const int R, const int V, const bfloat* a, const bfloat* b, real* c, Py_ssize_t c_row) noexcept nogil:
+cdef inline forced_inline_void unit_add_product(const int R, const int V, const bfloat* a, const bfloat* b, real* c,
+                                                Py_ssize_t c_row) noexcept nogil:
     unit_begin(R, V, c, c_row, True)
     unit_step(0, R, V, a, PARTS, b, PARTS)
     unit_step(1, R, V, a, PARTS, b, PARTS)
@@ -155,7 +157,8 @@ cdef void unit_learn_squares(const WinogradLearning* s, Py_ssize_t first, Py_ssi
                 else: unit_add_product(1, 1, a, b, to, C)
 
 
-cdef void learn_squares(const WinogradLearning* s, Py_ssize_t first, Py_ssize_t squares, Py_ssize_t f, Py_ssize_t width, const PointSums* m) noexcept nogil:
+cdef void learn_squares(const WinogradLearning* s, Py_ssize_t first, Py_ssize_t squares, Py_ssize_t f, Py_ssize_t width,
+                        const PointSums* m) noexcept nogil:
     """As unit_learn_squares, on the vectors."""
     cdef Py_ssize_t i, j, q, panel, column, columns, C = s.x.C, vectors = (C + LANES - 1) // LANES
     cdef vec points[36]
