@@ -429,7 +429,15 @@ _LR = 1e-6  # small: thousands of updates in place stay finite
 # Size, stride, padding, groups; images, their height and width, channels, filters; whether the images are a network's
 # input, which needs no gradient.
 _CONVOLUTIONS = {
-    "3x3": ((3, 1, 1), [(100, 32, 32, 32, 32), (100, 16, 16, 64, 64), (100, 8, 8, 128, 128)], False),
+    "3x3": (
+        (3, 1, 1),
+        [
+            *[(100, 32, 32, 32, 32), (100, 16, 16, 32, 64), (100, 16, 16, 64, 64), (100, 32, 32, 64, 64)],
+            *[(100, 8, 8, 128, 128), (100, 16, 16, 128, 128), (16, 7, 7, 512, 512)],
+        ],
+        False,
+    ),
+    "5x5": ((5, 1, 2), [(100, 16, 16, 32, 32)], False),
     "3x3-first": ((3, 1, 1), [(100, 32, 32, 3, 32)], True),
     "1x1": ((1,), [(100, 16, 16, 64, 64)], False),
     "7x7-stride2": ((7, 2, 3), [(16, 96, 96, 3, 64)], True),

@@ -100,7 +100,10 @@ class Net(Task):
         pixels = side * side * channels
         convolutions = [convolution(c.channels, c.filters) for c in self.convolutions]
         norms = [
-            [a.astype(np.float32) for a in (rng.uniform(0.5, 1.5, F), *rng.normal(0, 0.1, (2, F)), rng.uniform(1, 2, F))]
+            [
+                a.astype(np.float32)
+                for a in (rng.uniform(0.5, 1.5, F), *rng.normal(0, 0.1, (2, F)), rng.uniform(1, 2, F))
+            ]
             for F in (c.filters for c in self.convolutions if self.batch_norm)
         ]
         head = [(uniform(d, d, h), uniform(d, h)) for d, h in ((pixels, self.hidden), (self.hidden, CLASSES))]
@@ -451,9 +454,7 @@ def _torch_model(net):
 
     layers = []
     for c in net.convolutions:
-        layers.append(
-            nn.Conv2d(c.channels, c.filters, net.size, net.stride, net.padding, bias=not net.batch_norm)
-        )
+        layers.append(nn.Conv2d(c.channels, c.filters, net.size, net.stride, net.padding, bias=not net.batch_norm))
         if net.batch_norm:
             layers.append(nn.BatchNorm2d(c.filters, eps=BN_EPS, momentum=BN_MOMENTUM))
         layers.append(nn.ReLU())
@@ -540,7 +541,10 @@ def jax(net, threads):
         "W": [jnp.array(W) for W, _ in net.head],
         "c": [jnp.array(b) for _, b in net.head],
     }
-    running = {"mean": [jnp.array(norm[2]) for norm in net.norms], "variance": [jnp.array(norm[3]) for norm in net.norms]}
+    running = {
+        "mean": [jnp.array(norm[2]) for norm in net.norms],
+        "variance": [jnp.array(norm[3]) for norm in net.norms],
+    }
 
     def loss_of(p, running, x, y):
         h, statistics = x, {"mean": [], "variance": []}

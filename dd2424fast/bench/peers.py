@@ -112,6 +112,48 @@ def _(x, gamma, beta, running_mean, running_var, momentum, eps, *rest):
     return lambda: F.relu(F.batch_norm(x, mean, var, gamma, beta, True, momentum, eps), inplace=True)
 
 
+def _channels_last(x, W):
+    """Images and filters as PyTorch has them, in the memory layout that its convolutions are fastest in."""
+    import torch
+
+    x, W = _tensors(x, W)
+    return x.permute(0, 3, 1, 2), W.permute(3, 2, 0, 1).contiguous(memory_format=torch.channels_last)
+
+
+@_for(TORCH, "conv2d_forward")
+def _(x, W, b, stride, padding, dilation, groups, *rest):
+    from torch.nn import functional as F
+
+    (x, W), (b,) = _channels_last(x, W), _tensors(b)
+    return lambda: F.relu(F.conv2d(x, W, b, stride, padding, dilation, groups), inplace=True).permute(0, 2, 3, 1)
+
+
+@_for(TORCH, "conv2d_backward")
+def _(dy, x, W, stride, padding, dilation, groups, dx, dW, db, need_dx, use_bias, accumulate, need_dW):
+    import torch
+
+    x, W = _channels_last(x, W)
+    dy = _tensors(dy)[0].permute(0, 3, 1, 2)
+    geometry = [[s, s] if isinstance(s, int) else list(s) for s in (stride, padding, dilation)]
+    mask = [need_dx, need_dW, need_dW and use_bias]
+
+    def run():
+        dx, dW, db = torch.ops.aten.convolution_backward(
+            dy, x, W, [W.shape[0]] if mask[2] else None, *geometry, False, [0, 0], groups, mask
+        )
+        return (dx.permute(0, 2, 3, 1),) if need_dx else (dW.permute(2, 3, 1, 0), db)
+
+    return run
+
+
+@_for(TORCH, "max_pool2d_forward")
+def _(x, size, stride, padding, *rest):
+    from torch.nn import functional as F
+
+    x = _tensors(x)[0].permute(0, 3, 1, 2)
+    return lambda: F.max_pool2d(x, size, stride, padding).permute(0, 2, 3, 1)
+
+
 @_for(TORCH, "layer_norm_forward")
 def _(x, gamma, beta, eps, *rest):
     from torch.nn import functional as F
@@ -232,6 +274,41 @@ def _(x, gamma, beta, running_mean, running_var, momentum, eps, *rest):
         return y, mean, jax.lax.rsqrt(var + eps), new_mean, new_var
 
     return _jitted(forward, x, gamma, beta, running_mean, running_var)
+
+
+def _jax_convolution(stride, padding, dilation, groups):
+    import jax
+
+    def both(value):
+        return (value, value) if isinstance(value, int) else tuple(value)
+
+    return lambda x, W: jax.lax.conv_general_dilated(
+        x,
+        W,
+        both(stride),
+        [(p, p) for p in both(padding)],
+        rhs_dilation=both(dilation),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=groups,
+    )
+
+
+@_for(JAX, "conv2d_forward")
+def _(x, W, b, stride, padding, dilation, groups, *rest):
+    import jax
+
+    convolve = _jax_convolution(stride, padding, dilation, groups)
+    return _jitted(lambda x, W, b: jax.nn.relu(convolve(x, W) + b), x, W, b)
+
+
+@_for(JAX, "conv2d_backward")
+def _(dy, x, W, stride, padding, dilation, groups, dx, dW, db, need_dx, *rest):
+    import jax
+
+    convolve = _jax_convolution(stride, padding, dilation, groups)
+    if need_dx:
+        return _jitted(lambda dy, x, W: jax.vjp(lambda x: convolve(x, W), x)[1](dy), dy, x, W)
+    return _jitted(lambda dy, x, W: (*jax.vjp(lambda W: convolve(x, W), W)[1](dy), dy.sum(axis=(0, 1, 2))), dy, x, W)
 
 
 @_for(JAX, "layer_norm_forward")
