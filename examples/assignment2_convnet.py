@@ -95,7 +95,7 @@ def plans(kinds, quick):
             lambda seed: dd.models.PatchifyNet(4, 64, 512, seed=seed),
             dd.schedules.Cyclic(1e-5, 1e-1, step, growth=2),
             2 * step * (2**doublings - 1),
-            weight_decay=2 * 0.0025,
+            weight_decay=2 * 0.0003,
             smoothing=0.1,
             changes={"flip": True, "shift": 3},
         )

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 import dd2424fast as dd
 from dd2424fast import bench
-from dd2424fast.bench import cases, feedforward, generation, memory, processes, recurrent, runner, workloads
+from dd2424fast.bench import cases, feedforward, generation, images, memory, processes, recurrent, runner, workloads
 from dd2424fast.bench.report import Report
 from dd2424fast.bench.worker import Worker
 from dd2424fast.cli import main
@@ -186,7 +186,14 @@ LANGUAGE = [
     *(recurrent.Language(cell, 9, 5, 7, 4, vocab=11, shortest=2, carries=False) for cell in ("rnn", "lstm", "gru")),
     recurrent.Language("lstm", 9, 3, 5, 4, vocab=11, carries=False),
 ]
+NETS = [
+    images.Net(((4,),), 6, smoothing=0.1, patch=4, side=8, batch=5),
+    images.Net(((4,), (5,)), 6, side=8, batch=5),
+    images.Net(((4, 4), (5, 5)), 6, batch_norm=True, side=8, batch=5),
+]
 SMALL = [
+    *((net, images.PEERS) for net in NETS),
+    *((images.InUse(net), images.IN_USE) for net in NETS),
     *((feedforward.Problem((7, *hidden, 4), norm), feedforward.PEERS) for hidden in ((), (5, 6)) for norm in (0, 1)),
     *((task, {**recurrent.PEERS, "torch_lean": recurrent.torch_padded}) for task in LANGUAGE),
     (generation.Text(20, recurrent.Language("lstm", 9, 1, 1, 4, vocab=11)), generation.PEERS),
@@ -220,12 +227,15 @@ def test_libraries_compute_the_same(task, peers, library):
 
 IN_JAX = """
 import json, sys
-from dd2424fast.bench import feedforward, generation, recurrent
+from dd2424fast.bench import feedforward, generation, images, recurrent
 from dd2424fast.bench.feedforward import Problem
 from dd2424fast.bench.generation import Text
+from dd2424fast.bench.images import InUse, Net
 from dd2424fast.bench.recurrent import Language
 
-builders = {Problem: feedforward.jax, Language: recurrent.jax, Text: generation.jax}
+builders = {
+    Problem: feedforward.jax, Language: recurrent.jax, Text: generation.jax, Net: images.jax, InUse: images.jax_in_use
+}
 for line in sys.stdin:
     task = eval(line)
     step = builders[type(task)](task, 1)

@@ -2,7 +2,7 @@
 
 import functools
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -210,7 +210,69 @@ class Net(Task):
         return lambda: trainer.step(*next(batches))
 
 
+@dataclass(frozen=True)
+class InUse(Task):
+    """A batch of images through a network in evaluation; a run's result is the mean square of its logits.
+
+    Attributes
+    ----------
+    net : Net
+    """
+
+    net: Net
+
+    @property
+    def batch(self):
+        return self.net.batch
+
+    @property
+    def tokens(self):
+        return self.net.batch
+
+    def gflop(self):
+        return self.net.forward_gflop()
+
+    def gbytes(self):
+        """x and the parameters are read, what a convolution gives is written and read."""
+        images = self.net.batch * self.net.side**2 * 3
+        return 4 * (images + 2 * self.net.activations() + self.net.parameters()) / 1e9
+
+    def ours(self):
+        model = self.net.model().eval()
+        return self.stepping(lambda x: model.predict(x))
+
+    def stepping(self, logits):
+        """`step` from a function that gives an array of logits."""
+        batches = itertools.cycle([x for x, _ in self.net.batches])
+
+        def step():
+            z = np.asarray(logits(next(batches)), np.float64)
+            return float(np.mean(z * z))
+
+        return step
+
+
 # ---- NumPy as the course's students write it -------------------------------------------------------------------------
+
+
+def course_in_use(task, threads):
+    """Float64, batch norm folded into the filters, every convolution a product behind a copy of its windows."""
+    net = task.net
+    filters = [(W.astype(np.float64), b.astype(np.float64)) for W, b in net.folded()]
+    (W1, b1), (W2, b2) = [(W.astype(np.float64), b.astype(np.float64)) for W, b in net.head]
+    k, s, p = net.size, net.stride, net.padding
+
+    def logits(x):
+        H = x.astype(np.float64)
+        for convolution, (W, b) in zip(net.convolutions, filters, strict=True):
+            windows = sliding_window_view(np.pad(H, ((0, 0), (p, p), (p, p), (0, 0))), (k, k), axis=(1, 2))[:, ::s, ::s]
+            H = np.maximum(0, np.einsum("npqcij,ijcf->npqf", windows, W, optimize=True) + b)
+            if convolution.pooled:
+                n, side = len(H), convolution.side_out
+                H = np.max(H.reshape(n, side // 2, 2, side // 2, 2, -1), axis=(2, 4))
+        return np.maximum(0, H.reshape(len(H), -1) @ W1 + b1) @ W2 + b2
+
+    return task.stepping(logits)
 
 
 def course(net, threads):
@@ -585,6 +647,51 @@ def jax(net, threads):
     return step
 
 
+# ---- in use ----------------------------------------------------------------------------------------------------------
+
+
+def torch_in_use(task, threads, layout="contiguous_format"):
+    import torch
+
+    torch.set_num_threads(threads)
+    memory_format = getattr(torch, layout)
+    model = _torch_model(task.net).eval().to(memory_format=memory_format)
+
+    def logits(x):
+        with torch.inference_mode():
+            return model(torch.from_numpy(x).permute(0, 3, 1, 2).contiguous(memory_format=memory_format)).numpy()
+
+    return task.stepping(logits)
+
+
+def torch_lean_in_use(task, threads):
+    """Channels last, in which the images lie already."""
+    return torch_in_use(task, threads, "channels_last")
+
+
+def jax_in_use(task, threads):
+    """Compiled, with batch norm folded into the filters."""
+    import jax
+    import jax.numpy as jnp
+
+    net = task.net
+    filters = [(jnp.array(W), jnp.array(b)) for W, b in net.folded()]
+    (W1, b1), (W2, b2) = [(jnp.array(W), jnp.array(b)) for W, b in net.head]
+
+    @jax.jit
+    def forward(x):
+        for convolution, (W, b) in zip(net.convolutions, filters, strict=True):
+            x = jax.lax.conv_general_dilated(
+                x, W, (net.stride,) * 2, [(net.padding,) * 2] * 2, dimension_numbers=("NHWC", "HWIO", "NHWC")
+            )
+            x = jax.nn.relu(x + b)
+            if convolution.pooled:
+                x = jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
+        return jax.nn.relu(x.reshape(len(x), -1) @ W1 + b1) @ W2 + b2
+
+    return task.stepping(lambda x: jax.block_until_ready(forward(x)))
+
+
 # ---- the workloads ---------------------------------------------------------------------------------------------------
 
 PEERS = {"numpy32": numpy32, "torch": torch, "torch_lean": torch_lean, "jax": jax, "course": course}
@@ -596,3 +703,10 @@ VGG_BN = Net(((32, 32), (64, 64), (128, 128)), 128, batch_norm=True)
 register("patchify", "4x4 patches, 64 filters, 4096-512-10, label smoothing, SGD + L2", PATCHIFY, PEERS)
 register("cnn", "3x3x32, pool, 3x3x64, pool, 4096-128-10, SGD + L2", CNN, PEERS)
 register("vgg_bn", "3x3 twice 32, 64, 128, batch norm, pools, 2048-128-10, SGD + L2", VGG_BN, PEERS)
+
+IN_USE = {"torch": torch_in_use, "torch_lean": torch_lean_in_use, "jax": jax_in_use, "course": course_in_use}
+
+for _name, _net in (("cnn", CNN), ("vgg_bn", VGG_BN)):
+    for _batch in (1, 100):
+        _task = InUse(replace(_net, batch=_batch))
+        register(f"{_name}_use_b{_batch}", f"{_name} in evaluation, batch {_batch}", _task, IN_USE, "inference")

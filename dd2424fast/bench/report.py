@@ -27,7 +27,7 @@ class Report:
         threads, rounds, seconds.
     peaks : dict
         From a number of threads, as text, to {"float32": GFLOP/s, "float64": GFLOP/s, "copy": GB/s}.
-    training, ragged, generation, scaling, kernels : list of dict
+    training, ragged, generation, inference, scaling, kernels : list of dict
         One row a workload of the kind or kernel case: name, gflop, gbytes, threads; libraries, from a library to
         {"median_ms", "q1_ms", "q3_ms", "p10_ms", "runs", "rounds_ms"}, {"missing": module} or {"error": text};
         disturbance, what others took of the CPUs meanwhile. A workload's besides: tokens of a run, sizes, beside.
@@ -200,7 +200,7 @@ class Report:
     def _workload_cells(self, kind, notes):
         rows = self.rows(kind)
         shown = _libraries_in(rows)
-        speed = ("tokens/s",) if any(row.get("tokens") for row in rows) else ()
+        speed = (f"{_COUNTED.get(kind, 'tokens')}/s",) if any(row.get("tokens") for row in rows) else ()
         ratios = ("against the fastest peer", "against course", "GFLOP/s", "of peak", "of bound")
         yield (KINDS[kind], *map(_name, shown), *ratios, *speed)
         for row in rows:
@@ -273,6 +273,8 @@ class Report:
                 others = ", ".join(f"{_name(other)} ({ms:.3g} ms)" for other, ms in times.items())
                 yield f"SLOWER: {row['name']} ({r['ours_ms']:.3g} ms) than {others}"
 
+
+_COUNTED = {"inference": "images"}  # by a row's `tokens`
 
 _SHARES = (("gflops", ".1f"), ("of_peak", ".0%"), ("of_bound", ".0%"))
 

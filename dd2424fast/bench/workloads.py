@@ -16,7 +16,13 @@ from dataclasses import dataclass
 FAMILIES = ("feedforward", "images", "recurrent", "generation")
 
 # From a kind of workload, which has a table of its own, to what one run of it is.
-KINDS = {"training": "update", "ragged": "update", "generation": "text", "scaling": "update"}
+KINDS = {
+    "training": "update",
+    "ragged": "update",
+    "generation": "text",
+    "inference": "batch",
+    "scaling": "update",
+}
 
 # Kinds whose workloads are compared with each other, and take turns as the libraries do.
 TOGETHER = ("ragged", "scaling")
@@ -46,7 +52,7 @@ class Task:
     ----------
     batch : int
     tokens : int
-        Read or written by one run; 0 where there are none.
+        Read or written by one run, or images of one of kind "inference"; 0 where there are none.
     sizes : dict
         What the workloads of a series differ in.
     compared : dict
