@@ -189,7 +189,7 @@ LANGUAGE = [
 NETS = [
     images.Net(((4,),), 6, smoothing=0.1, patch=4, side=8, batch=5),
     images.Net(((4,), (5,)), 6, side=8, batch=5),
-    images.Net(((4, 4), (5, 5)), 6, batch_norm=True, side=8, batch=5),
+    images.Net(((4, 4), (5, 5)), 6, batch_norm=True, side=8, batch=9),
 ]
 SMALL = [
     *((net, images.PEERS) for net in NETS),
