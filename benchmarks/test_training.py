@@ -10,7 +10,6 @@ import functools
 import pytest
 
 from dd2424fast.bench.memory import measure
-from dd2424fast.bench.runner import TOLERANCE
 from dd2424fast.bench.worker import RESULTS
 from dd2424fast.bench.workloads import LIBRARIES, REFERENCE, named, workloads
 
@@ -49,7 +48,7 @@ def test_workload(workload, library, benchmark, threads, use):
     use(library)
     expected = _reference(workload.name)
     step = workload.start(library, threads)
-    assert workload.first_results(step, RESULTS) == pytest.approx(expected, rel=TOLERANCE)
+    assert workload.first_results(step, RESULTS) == pytest.approx(expected, rel=workload.task.tolerance)
     benchmark.group = workload.name
     benchmark.extra_info["threads"] = threads
     benchmark(step)

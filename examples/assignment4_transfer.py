@@ -30,18 +30,19 @@ class Settings:
     epochs: int = 12  # on the seven classes
     images: int = 50  # of each of the three classes
     few_epochs: int = 60
+    every: int = 5  # epochs between two tests
     batch_size: int = 25
     lr: float = 0.02  # the highest, of the three classes
     draws: int = 5
     most: int = 50_000  # images that are read
 
 
-QUICK = Settings(channels=(4, 8), hidden=8, epochs=1, images=4, few_epochs=2, batch_size=6, draws=2, most=1000)
+QUICK = Settings(channels=(4, 8), hidden=8, epochs=1, images=4, few_epochs=2, every=1, batch_size=6, draws=2, most=1000)
 
 
 @dataclass
 class Run:
-    """One way on one draw: the test accuracy after every epoch, as fractions, and the time of an epoch's updates."""
+    """One way on one draw: the test accuracy every few epochs, as fractions, and the time of an epoch's updates."""
 
     way: str
     accuracy: list
@@ -120,9 +121,9 @@ def fit(way, model, train, test, settings, augment, seed):
     schedule = dd.schedules.OneCycle(settings.lr, updates)
     trainer = dd.Trainer(model, dd.optim.SGD(0.1, momentum=0.9, weight_decay=5e-4), schedule=schedule, seed=seed)
     accuracy, seconds = [], 0.0
-    for _ in range(settings.few_epochs):
+    for _ in range(settings.few_epochs // settings.every):
         started = time.perf_counter()
-        trainer.fit(train, epochs=1, batch_size=settings.batch_size, augment=augment, progress=False)
+        trainer.fit(train, epochs=settings.every, batch_size=settings.batch_size, augment=augment, progress=False)
         seconds += time.perf_counter() - started
         accuracy.append(trainer.evaluate(test)["accuracy"])
     return Run(way, accuracy, seconds / settings.few_epochs)
@@ -163,7 +164,7 @@ def table(runs):
     return "\n".join(lines)
 
 
-def plot(runs, path):
+def plot(runs, every, path):
     """The test accuracy against epochs: the mean over the draws, and the range of them."""
     from matplotlib.figure import Figure
 
@@ -171,7 +172,7 @@ def plot(runs, path):
     axes = figure.subplots()
     for way in WAYS:
         curves = np.array([run.accuracy for run in runs if run.way == way])
-        epochs = np.arange(1, curves.shape[1] + 1)
+        epochs = every * np.arange(1, curves.shape[1] + 1)
         (line,) = axes.plot(epochs, curves.mean(axis=0), label=way)
         axes.fill_between(epochs, curves.min(axis=0), curves.max(axis=0), color=line.get_color(), alpha=0.2)
     axes.set(xlabel="epoch", ylabel="test accuracy of three classes")
@@ -223,7 +224,7 @@ def main():
     whole = whole_epoch(source, chosen, settings, scale, seed)
     print(f"\n{', '.join(FEW)} from {settings.images} images each, {settings.draws} draws\n\n{table(runs)}")
     print(f"An epoch of the head behind the frozen layers, without kept features: {1e3 * whole:.1f} ms")
-    plot(runs, arguments.output / "curves.png")
+    plot(runs, settings.every, arguments.output / "curves.png")
     print(f"\nplot and network: {arguments.output}")
 
 
