@@ -123,7 +123,9 @@ def load_weights(model, source, *, prefix="", rename=None, skip=(), strict=False
     own = {name: value.shape for name, value in model.state_dict().items()}
     for name in skip:
         if not any(_below(entry, name) for entry in own):
-            raise ValueError(f"skip: the model has no {name!r}{suggestion(name, _layers(own))}")
+            raise ValueError(
+                f"skip: the model has no {name!r}{suggestion(name, [*own, *(path for path, _ in model.modules())])}"
+            )
     given = _named(_state_of(source), prefix, rename)
     rows = [(name, *_compared(name, given, shape, skip)) for name, shape in own.items()]
     rows += [(name, "unexpected", np.shape(value), None) for name, value in given.items() if name not in own]
@@ -150,10 +152,6 @@ def _compared(name, given, shape, skip):
 
 def _below(name, layer):
     return name == layer or name.startswith(f"{layer}.")
-
-
-def _layers(names):
-    return {name.rpartition(".")[0] for name in names} | {*names}
 
 
 def _state_of(source):

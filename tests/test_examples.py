@@ -6,7 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+import dd2424fast as dd
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -30,6 +33,87 @@ def test_assignment1_says_that_it_needs_data(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == "Give --data PATH, or set DD2424FAST_DATA."
+
+
+# ---- images ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def example(monkeypatch, tmp_path):
+    """A function that runs an example with these arguments, in a folder of its own."""
+
+    def run(name, *arguments):
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+        runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+
+    return run
+
+
+def test_convnet_assignment(cifar, example, capsys, tmp_path):
+    with pytest.warns(UserWarning, match="loaded without the missing data_batch_3"):
+        example("assignment2_convnet.py", "--data", cifar, "--quick", "--output", "out")
+    head, *rows, last = capsys.readouterr().out.splitlines()
+    assert last == "plot and networks: out"
+    assert head.split() == "parameters updates validation test mirrored ensemble time an update".split()
+    names = [f"patches of {patch}" for patch in (2, 4, 8, 16, 4)] + ["3 x 3: 2 4", "3 x 3: 4 8 16"]
+    assert [row.split(",")[0] for row in rows] == names
+    assert [row[38:].split()[1] for row in rows] == ["10"] * 4 + ["30"] + ["10"] * 2
+    assert [row[38:].split()[5] == "-" for row in rows] == [False] * 5 + [True] * 2  # those without cycles
+    assert (tmp_path / "out" / "curves.png").stat().st_size > 0
+    sizes = [dd.nn.Module.load(tmp_path / "out" / f"{i}.safetensors").parameters.size for i in range(1, 8)]
+    assert [f"{size:,}" for size in sizes] == [row[38:].split()[0] for row in rows]
+
+
+def test_the_large_network_is_trained_for_five_doubling_cycles():
+    plans = runpy.run_path(str(EXAMPLES / "assignment2_convnet.py"))["plans"]
+    (plan,) = plans(["large"], quick=False)
+    assert plan.updates == 49_600
+    assert [u for u in range(plan.updates) if plan.schedule.ends_cycle(u)] == [1599, 4799, 11199, 23999, 49599]
+
+
+def test_transfer_assignment(cifar, example, capsys, tmp_path):
+    printed = []
+    for more in (["--output", "out"], ["--source", "out/source.safetensors"]):
+        with pytest.warns(UserWarning, match="loaded without the missing data_batch_3"):
+            example("assignment4_transfer.py", "--data", cifar, "--quick", *more)
+        printed.append(capsys.readouterr().out)
+    first, again = printed
+    assert "seven classes, 168 images, 1 epochs: test accuracy " in first
+    assert "seven classes" not in again
+    for text in printed:
+        lines = text.splitlines()
+        start = lines.index("dog, horse, truck from 4 images each, 2 draws") + 3
+        assert [line[:18].strip() for line in lines[start : start + 3]] == [
+            "from scratch",
+            "frozen features",
+            "fine-tuned",
+        ]
+    accuracies = [re.findall(r"[\d.]+% \+- [\d.]+%", text) for text in printed]
+    assert len(accuracies[0]) == 3
+    assert accuracies[0] == accuracies[1]  # what was saved is what was trained
+    for name in ("curves.png", "source.safetensors", "features-0.safetensors", "features-test.safetensors"):
+        assert (tmp_path / "out" / name).stat().st_size > 0
+
+
+@pytest.mark.parametrize("name", ["assignment2_convnet", "assignment4_transfer"])
+def test_image_assignments_say_that_they_need_data(name, example, tmp_path):
+    with pytest.raises(SystemExit) as stop:
+        example(f"{name}.py", "--data", tmp_path)
+    assert stop.value.code.splitlines()[-1] == "Give --data PATH, or set DD2424FAST_DATA."
+
+
+def test_draws_and_intervals():
+    module = runpy.run_path(str(EXAMPLES / "assignment4_transfer.py"))
+    data = np.arange(60, dtype=np.uint8).reshape(30, 2, 1, 1), np.arange(30) % 10
+    x, y = module["of_classes"](data, ("dog", "truck"))
+    np.testing.assert_array_equal(y, [0, 1] * 3)
+    np.testing.assert_array_equal(x[:, 0, 0, 0], [10, 18, 30, 38, 50, 58])
+    few, labels = module["drawn"]((x, y), 2, seed=0)
+    np.testing.assert_array_equal(labels, [0, 0, 1, 1])
+    assert len(np.unique(few[:, 0])) == 4
+    mean, half = module["interval"]([0.5, 0.6, 0.7])
+    assert (mean, half) == (pytest.approx(0.6), pytest.approx(4.302653 * 0.1 / 3**0.5))  # t(0.975, 2) = 4.302653
 
 
 # ---- text ------------------------------------------------------------------------------------------------------------

@@ -366,6 +366,76 @@ def test_what_cannot_be_parted(model, upto, error, message):
         transfer.features(model, np.zeros((2, 7)), upto)
 
 
+# ---- networks for images ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def pictures():
+    """24 noisy images of 8 x 8 pixels in 3 classes."""
+    rng = np.random.default_rng(3)
+    y = np.arange(24) % 3
+    return (rng.standard_normal((3, 8, 8, 2))[y] + rng.standard_normal((24, 8, 8, 2))).astype("float32"), y
+
+
+def resnet(classes=3, seed=0):
+    return dd.models.ResNet(8, classes, (8, 8, 2), seed=seed)
+
+
+def test_layers_of_a_resnet_go_by_their_names(pictures):
+    model = resnet()
+    with pytest.raises(
+        ValueError, match=r"did you mean 'layer.'\?\); there are conv1, bn1, layer1, layer2, layer3, fc"
+    ):
+        model.freeze("layer")
+    model.freeze()
+    model.unfreeze("layer3")
+    model.unfreeze("fc")
+    model.set_rates({"layer3": 0.0})
+    before = model.state_dict()
+    dd.Trainer(model, dd.optim.SGD(0.1)).step(*pictures)
+    changed = {name for name, value in model.state_dict().items() if not np.array_equal(value, before[name])}
+    statistics = {name for name in before if name.startswith("layer3") and "running" in name}
+    assert changed == {"fc.weight", "fc.bias", *statistics}  # of frozen layers not even the statistics
+
+
+def test_a_resnet_learns_other_classes_from_its_features(pictures, tmp_path):
+    x, y = pictures
+    source, whole = resnet(7), resnet()
+    report = transfer.load_weights(whole, source, skip="fc")
+    assert len(report.matched) == len(source.state_dict()) - 2
+    parted = resnet(7)
+    assert transfer.replace_head(parted, 3, seed=1) == "fc"
+    transfer.load_weights(whole, parted, strict=True)
+    whole.freeze()
+    whole.unfreeze("fc")
+    dd.Trainer(whole, dd.optim.Adam(0.01)).fit((x, y), epochs=3, batch_size=10, progress=False)
+    found = transfer.features(parted, x, batch_size=5, cache=tmp_path / "f")
+    dd.Trainer(transfer.split(parted)[1], dd.optim.Adam(0.01)).fit((found, y), epochs=3, batch_size=10, progress=False)
+    np.testing.assert_allclose(parted.parameters, whole.parameters, rtol=1e-3, atol=1e-5)
+    parted.save(tmp_path / "m")
+    loaded = dd.models.ResNet.load(tmp_path / "m")
+    np.testing.assert_array_equal(loaded.predict(x), parted.predict(x))
+
+
+def test_a_new_head_behind_a_flatten_has_pytorchs_order(pictures):
+    model = dd.nn.Sequential(dd.nn.Conv2d(2, 3, 3), dd.nn.Flatten(), dd.nn.Linear(108, 5), image=(8, 8, 2))
+    transfer.replace_head(model, 4, seed=1)
+    weight = model.state_dict()["2.weight"].reshape(4, 3, 6, 6)  # channels first, as PyTorch flattens them
+    np.testing.assert_array_equal(weight.transpose(2, 3, 1, 0), model[2].weight.reshape(6, 6, 3, 4))
+    trunk, head = transfer.split(model)
+    np.testing.assert_array_equal(model.state_dict()["2.weight"].reshape(4, 3, 6, 6), weight)
+    np.testing.assert_array_equal(head.predict(trunk.predict(pictures[0])), model.predict(pictures[0]))
+
+
+def test_kept_features_know_a_residuals_activation(pictures, tmp_path):
+    nn, outputs = dd.nn, []
+    for activation in ("relu", None):
+        block = nn.Residual(nn.Conv2d(2, 2, 3, padding=1, seed=0), activation=activation)
+        model = nn.Sequential(block, nn.Flatten(), nn.Linear(128, 3, seed=0))
+        outputs.append(transfer.features(model, pictures[0], cache=tmp_path / "f"))
+    assert outputs[0].min() >= 0 > outputs[1].min()
+
+
 # ---- gradual unfreezing ----------------------------------------------------------------------------------------------
 
 

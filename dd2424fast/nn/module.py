@@ -519,7 +519,7 @@ class Module(Configured):
             if not prefix or path == prefix or path.startswith(f"{prefix}.")
         ]
         if not chosen:
-            known = {path.rpartition(".")[0] or path for path in paths}
+            known = [*paths, *(path for path, _ in self.modules() if path)]
             layers = ", ".join(dict.fromkeys(path.partition(".")[0] for path in paths))
             raise ValueError(
                 f"{name}: no parameter's path starts with {prefix!r}{suggestion(prefix, known)}; "
