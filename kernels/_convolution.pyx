@@ -61,7 +61,7 @@ cdef inline bint unit_fits(const Geometry* g) noexcept nogil:
 
 cdef Source source_of(const real* x, Py_ssize_t rows, Py_ssize_t columns, Py_ssize_t channels) noexcept nogil:
     cdef Source s
-    s.x, s.y, s.rows, s.columns, s.channels, s.activation = x, NULL, rows, columns, channels, IDENTITY
+    s.x, s.rows, s.columns, s.channels = x, rows, columns, channels
     return s
 
 
@@ -95,8 +95,7 @@ cdef convolve(Job* s, const Geometry* g, bint back):
     weights = 0 if depthwise else lines_of(
         p.groups * taps * (up(p.depth, UNIT_K) * up(p.width, 16) * PARTS * sizeof(bfloat) if s.on_unit
                            else p.depth * whole_vectors(p.width) * sizeof(real)))
-    s.thread_bytes = (lines_of(s.source.columns * s.source.channels * sizeof(real))
-                      + lines_of(p.plane.sy * p.plane.sx * p.plane.phase * (3 * sizeof(bfloat) if s.on_unit else sizeof(real))))
+    s.thread_bytes = lines_of(p.plane.sy * p.plane.sx * p.plane.phase * (3 * sizeof(bfloat) if s.on_unit else sizeof(real)))
     parts = <int> min(<Py_ssize_t> team_size(2.0 * g.N * g.rows * g.columns * taps * p.depth * g.F, 2e6),
                       max(s.images * s.bands, <Py_ssize_t> 1))
     memory = scratch(tables + weights + parts * s.thread_bytes)
@@ -283,7 +282,7 @@ cdef by_winograd(Winograd* s, const real* W, bint back):
 
 cdef winograd_forward(const Geometry* g, real* x, real* W, real* bias, int activation, real* out):
     cdef Winograd s
-    s.x, s.y, s.slope = x, NULL, IDENTITY
+    s.x = x
     s.N, s.H, s.W, s.C, s.py, s.px = g.N, g.H, g.W, g.C, g.py, g.px
     s.rows, s.columns, s.F, s.result, s.bias, s.activation = g.rows, g.columns, g.F, out, bias, activation
     by_winograd(&s, W, False)
@@ -291,7 +290,7 @@ cdef winograd_forward(const Geometry* g, real* x, real* W, real* bias, int activ
 
 cdef winograd_backward(const Geometry* g, real* dy, real* W, real* dx):
     cdef Winograd s
-    s.x, s.y, s.slope = dy, NULL, IDENTITY
+    s.x = dy
     s.N, s.H, s.W, s.C, s.py, s.px = g.N, g.rows, g.columns, g.F, 2 - g.py, 2 - g.px
     s.rows, s.columns, s.F, s.result, s.bias, s.activation = g.H, g.W, g.C, dx, NULL, IDENTITY
     by_winograd(&s, W, True)
@@ -302,7 +301,7 @@ cdef winograd_learn(const Geometry* g, real* x, real* dy, real* dW, real* db, bi
     cdef Py_ssize_t size = 9 * g.C * g.F, zeros = lines_of(whole_vectors(g.C) * sizeof(real))
     cdef int part, parts
     cdef char* memory
-    s.x.x, s.x.y, s.x.slope = x, NULL, IDENTITY
+    s.x.x = x
     s.x.N, s.x.H, s.x.W, s.x.C, s.x.py, s.x.px, s.x.rows, s.x.columns = g.N, g.H, g.W, g.C, g.py, g.px, g.rows, g.columns
     s.x.on_unit = MATRIX_UNIT and matrix_unit() and g.C % 16 == 0 and g.F % 16 == 0
     s.x.down, s.x.across = up(g.rows, 4), up(g.columns, 4)

@@ -11,13 +11,11 @@
 from libc.string cimport memset
 
 cdef struct Source:
-    # Rows of images; with y, each number times the slope that the activation had where it gave y.
+    # Images: x or dy.
     const real* x
-    const real* y
     Py_ssize_t rows
     Py_ssize_t columns
     Py_ssize_t channels
-    int activation
 
 cdef struct Plane:
     # Cell (a, b, u, v) holds the source's pixel (u sy + a - oy, v sx + b - ox), or zeros outside.
@@ -246,7 +244,6 @@ cdef struct Canvas:
     real* numbers
     bfloat* parts
     Py_ssize_t part
-    real* row              # room for a row of the source
 
 
 cdef inline void put_zeros(const Canvas* c, Py_ssize_t at, Py_ssize_t n) noexcept nogil:
@@ -265,29 +262,8 @@ cdef inline void put(const Canvas* c, Py_ssize_t at, const real* source, Py_ssiz
         unit_cut(source, n, c.parts + at, c.part)
 
 
-cdef const real* source_row(const Source* s, Py_ssize_t image, Py_ssize_t row, real* room) noexcept nogil:
-    """A row of an image as it is to be convolved; `room` holds it where it lies nowhere as such."""
-    cdef Py_ssize_t size = s.columns * s.channels, start = (image * s.rows + row) * size, i = 0, n
-    if s.y == NULL:
-        return s.x + start
-    while i < size:
-        n = min(<Py_ssize_t> LANES, size - i)
-        if s.activation == RELU:
-            vec_store_part(room + i, times_slope(RELU, vec_load_part(s.x + start + i, n), vec_load_part(s.y + start + i, n)), n)
-        else:
-            vec_store_part(room + i, sloped(s.activation, vec_load_part(s.x + start + i, n), vec_load_part(s.y + start + i, n)), n)
-        i += LANES
-    return room
-
-
-cdef vec sloped(int code, vec dy, vec y) noexcept nogil:
-    if code == LEAKY_RELU:
-        return times_slope(LEAKY_RELU, dy, y)
-    if code == TANH:
-        return times_slope(TANH, dy, y)
-    if code == SIGMOID:
-        return times_slope(SIGMOID, dy, y)
-    return dy
+cdef inline const real* source_row(const Source* s, Py_ssize_t image, Py_ssize_t row) noexcept nogil:
+    return s.x + (image * s.rows + row) * s.columns * s.channels
 
 
 cdef void fill_plane(const Source* s, Py_ssize_t image, const Plane* p, Py_ssize_t first, Py_ssize_t rows, const Canvas* to) noexcept nogil:
@@ -297,7 +273,7 @@ cdef void fill_plane(const Source* s, Py_ssize_t image, const Plane* p, Py_ssize
     for a in range(p.sy):
         for u in range(rows + p.below):
             row = (first + u) * p.sy + a - p.oy
-            source = NULL if row < 0 or row >= s.rows else source_row(s, image, row, to.row)
+            source = NULL if row < 0 or row >= s.rows else source_row(s, image, row)
             for b in range(p.sx):
                 at = (a * p.sx + b) * p.phase + u * p.pitch * C
                 low = min(p.pitch, max(<Py_ssize_t> 0, up(p.ox - b, p.sx)))

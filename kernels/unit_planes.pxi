@@ -278,7 +278,7 @@ cdef void unit_learn_stack(const Learning* s, Py_ssize_t image, Py_ssize_t image
     cdef Turned t = turned_of(s, at.rest)
     for i in range(images):
         fill_plane(&s.source, image + i, &p.plane, first, rows, &at.plane)
-        fill_gradient(&s.gradient, image + i, first, rows, p.plane.pitch, at.plane.row, at.dy)
+        fill_gradient(&s.gradient, image + i, first, rows, p.plane.pitch, at.dy)
         for j in range(p.plane.sy * p.plane.sx):
             pair_cells(at.plane.numbers + j * p.plane.phase, (rows + p.plane.below) * p.plane.pitch + p.plane.beside, C, &t,
                        t.x + i * t.x_image + j * C // 16 * t.x_block)

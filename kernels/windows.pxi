@@ -101,8 +101,7 @@ cdef void convolve_band(const Job* s, Py_ssize_t image, Py_ssize_t first, char* 
     cdef Py_ssize_t planes = p.plane.sy * p.plane.sx * p.plane.phase, i, group, rows, packed = 0
     cdef const Phase* phase
     cdef Canvas to
-    to.row = <real*> memory
-    to.numbers = <real*> (memory + lines_of(s.source.columns * s.source.channels * sizeof(real)))
+    to.numbers = <real*> memory
     to.parts, to.part = <bfloat*> to.numbers if s.on_unit else NULL, planes
     fill_plane(&s.source, image, &p.plane, first, min(s.band, p.rows - first), &to)
     for group in range(p.groups):
@@ -208,12 +207,12 @@ cdef struct Learning:
     Py_ssize_t thread_bytes
 
 
-cdef void fill_gradient(const Source* s, Py_ssize_t image, Py_ssize_t first, Py_ssize_t rows, Py_ssize_t pitch, real* row,
+cdef void fill_gradient(const Source* s, Py_ssize_t image, Py_ssize_t first, Py_ssize_t rows, Py_ssize_t pitch,
                         real* to) noexcept nogil:
     """Rows of dy in the cells of the planes; zeros in those that are no output."""
     cdef Py_ssize_t q, size = s.columns * s.channels
     for q in range(rows):
-        memcpy(to, source_row(s, image, first + q, row), size * sizeof(real))
+        memcpy(to, source_row(s, image, first + q), size * sizeof(real))
         memset(to + size, 0, (pitch - s.columns) * s.channels * sizeof(real))
         to += pitch * s.channels
 
@@ -307,9 +306,7 @@ cdef struct Bench:
 cdef Bench bench_of(const Learning* s, char* memory) noexcept nogil:
     cdef Bench b
     cdef const Plane* p = &s.plan.plane
-    b.plane.row = <real*> memory
-    b.plane.numbers = <real*> (memory + lines_of(max(s.source.columns * s.source.channels, s.gradient.columns * s.gradient.channels)
-                                                 * sizeof(real)))
+    b.plane.numbers = <real*> memory
     b.plane.parts, b.plane.part = NULL, 0
     b.dy = b.plane.numbers + whole_lines(p.sy * p.sx * p.phase)
     b.rest = <char*> (b.dy + whole_lines((s.band * p.pitch + 32) * s.gradient.channels))
@@ -321,7 +318,7 @@ cdef void learn_band(const Learning* s, Py_ssize_t image, Py_ssize_t first, Py_s
     cdef Py_ssize_t rows = min(s.band, p.rows - first), F = s.gradient.channels, group, count, cells
     cdef Bench at = bench_of(s, memory)
     fill_plane(&s.source, image, &p.plane, first, rows, &at.plane)
-    fill_gradient(&s.gradient, image, first, rows, p.plane.pitch, at.plane.row, at.dy)
+    fill_gradient(&s.gradient, image, first, rows, p.plane.pitch, at.dy)
     cells = (rows - 1) * p.plane.pitch + p.columns
     if s.depthwise:
         count = (F + LANES - 1) // LANES

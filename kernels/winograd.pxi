@@ -17,8 +17,6 @@ cdef enum:
 
 cdef struct Winograd:
     const real* x
-    const real* y          # or NULL: x is times the slope that the activation had where it gave y
-    int slope
     Py_ssize_t N
     Py_ssize_t H           # of x
     Py_ssize_t W
@@ -151,14 +149,6 @@ cdef void turn_edge(const real* source, Py_ssize_t source_row, Py_ssize_t rows, 
 
 # ---- squares -------------------------------------------------------------------------------------------------------------
 
-cdef inline vec seen(const Winograd* s, const real* p, Py_ssize_t lanes) noexcept nogil:
-    """A vector of a pixel, or zeros of the border."""
-    cdef vec v = vec_load_part(p, lanes)
-    if s.y != NULL and s.x <= p and p < s.x + s.N * s.H * s.W * s.C:
-        v = sloped(s.slope, v, vec_load_part(s.y + (p - s.x), lanes))
-    return v
-
-
 cdef void pixels_of(const Winograd* s, Py_ssize_t square, const real** pixels) noexcept nogil:
     """Where each of the 6 x 6 pixels of a square lies."""
     cdef Py_ssize_t image = square // (s.down * s.across), i, j, h, w
@@ -170,11 +160,11 @@ cdef void pixels_of(const Winograd* s, Py_ssize_t square, const real** pixels) n
             pixels[6 * i + j] = s.zeros if h < 0 or h >= s.H or w < 0 or w >= s.W else s.x + ((image * s.H + h) * s.W + w) * s.C
 
 
-cdef inline forced_inline_void square_to_points(const Winograd* s, const real** pixels, Py_ssize_t c, Py_ssize_t lanes,
+cdef inline forced_inline_void square_to_points(const real** pixels, Py_ssize_t c, Py_ssize_t lanes,
                                                 vec* d) noexcept nogil:
     cdef int i
     for i in range(36):
-        d[i] = seen(s, pixels[i] + c, lanes)
+        d[i] = vec_load_part(pixels[i] + c, lanes)
     for i in range(6):
         to_points(d + i, 6)
     for i in range(6):
@@ -192,14 +182,14 @@ cdef void squares_to_points(const Winograd* s, Py_ssize_t first, Py_ssize_t squa
         c = 0
         while c < s.C:
             if s.on_unit:
-                square_to_points(s, pixels, c, 16, low)
-                square_to_points(s, pixels, c + 16, 16, high)
+                square_to_points(pixels, c, 16, low)
+                square_to_points(pixels, c + 16, 16, high)
                 for q in range(36):
                     unit_split(low[q], high[q], parts + q * s.square_step + (i // 16 * blocks + c // 32) * PARTS + i % 16 * UNIT_K)
                 c += 32
             else:
                 lanes = min(<Py_ssize_t> LANES, s.C - c)
-                square_to_points(s, pixels, c, lanes, low)
+                square_to_points(pixels, c, lanes, low)
                 for q in range(36):
                     vec_store_part(numbers + q * s.square_step + i * s.C + c, low[q], lanes)
                 c += LANES

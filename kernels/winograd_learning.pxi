@@ -116,8 +116,8 @@ cdef void pixel_parts(const WinogradLearning* s, Py_ssize_t first, Py_ssize_t sq
         if i + 16 < squares:
             pixels_of(&s.x, first + i + 16, later)
         for c in range(0, C, 16):
-            square_to_points(&s.x, pixels, c, 16, low)
-            square_to_points(&s.x, later, c, 16, high)
+            square_to_points(pixels, c, 16, low)
+            square_to_points(later, c, 16, high)
             for q in range(36):
                 unit_split(low[q], high[q], m.x_parts + q * s.x.square_step + c // 16 * PARTS + UNIT_K * i)
 
