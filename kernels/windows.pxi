@@ -104,7 +104,7 @@ cdef void convolve_band(const Job* s, Py_ssize_t image, Py_ssize_t first, char* 
     to.numbers = <real*> memory
     to.parts, to.part = <bfloat*> to.numbers if s.on_unit else NULL, planes
     fill_plane(&s.source, image, &p.plane, first, min(s.band, p.rows - first), &to)
-    for group in range(p.groups):
+    for group in range(1 if s.packed == NULL else p.groups):     # depthwise: all channels at once
         for i in range(p.phases):
             phase = p.phase + i
             rows = min(s.band, phase.rows - first)
