@@ -446,7 +446,10 @@ _CONVOLUTIONS = {
 }
 _IMAGES_BEYOND_CACHE = (128, 32, 32, 64)
 _TEN_IMAGES = [(10, 8, 8, 32, 32)]
-_POOLS = {"2x2": (2, 2, 0), "3x3-stride2": (3, 2, 1)}
+_POOLS = [
+    ("2x2", (2, 2, 0), [(100, 32, 32, 32), _IMAGES_BEYOND_CACHE]),
+    ("3x3-stride2", (3, 2, 1), [(100, 32, 32, 32)]),
+]
 
 # kernel, variant, arguments, sizes for pytest alone, sizes for the report too
 _TABLE = [
@@ -477,8 +480,8 @@ _TABLE = [
         for needed in (("dW",) if is_input else ("dx", "dW"))
     ),
     *(
-        (f"{kind}_pool2d_{way}", variant, make(*windows), [(10, 32, 32, 32)], [(100, 32, 32, 32), _IMAGES_BEYOND_CACHE])
-        for variant, windows in _POOLS.items()
+        (f"{kind}_pool2d_{way}", variant, make(*windows), [(10, 32, 32, 32)], sizes)
+        for variant, windows, sizes in _POOLS
         for kind, way, make in (
             ("max", "forward", _max_pool2d_forward),
             ("max", "backward", _max_pool2d_backward),
