@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -172,7 +173,7 @@ def numpy32(problem, threads):
     Ws = [W.copy() for W, _ in problem.weights]
     bs = [b.copy() for _, b in problem.weights]
     dWs = [np.empty_like(W) for W in Ws]
-    norms = [BatchNorm(*norm, rows=BATCH) for norm in problem.norms]
+    norms = [BatchNorm(*norm, BATCH, LEARNING_RATE) for norm in problem.norms]
     outputs = [np.empty((BATCH, h), np.float32) for h in problem.widths[1:]]
     upstream = [np.empty((BATCH, h), np.float32) for h in problem.widths[1:-1]]
     rows, last = np.arange(BATCH), len(Ws) - 1
@@ -220,14 +221,21 @@ def numpy32(problem, threads):
 class BatchNorm:
     """Batch norm on (rows, features), in place, with its own update of gamma and beta behind the backward pass."""
 
-    def __init__(self, gamma, beta, mean, variance, rows):
+    def __init__(self, gamma, beta, mean, variance, rows, rate):
         self.gamma, self.beta, self.mean, self.variance = (a.copy() for a in (gamma, beta, mean, variance))
-        self.rows, self.x_hat = rows, np.empty((rows, len(gamma)), np.float32)
+        self.rows, self.rate, self.x_hat = rows, np.float32(rate), np.empty((rows, len(gamma)), np.float32)
+        self.parts = math.gcd(rows, 256), -1, len(gamma)  # 100,000 rows added one after the other lose digits
+
+    def _sum(self, x):
+        return x.reshape(self.parts).sum(axis=1).sum(axis=0)
+
+    def _dot(self, x, y):
+        return np.einsum("pij,pij->pj", x.reshape(self.parts), y.reshape(self.parts)).sum(axis=0)
 
     def forward(self, x):
-        mean = x.mean(axis=0)
+        mean = self._sum(x) / np.float32(self.rows)
         centred = np.subtract(x, mean, out=self.x_hat)
-        variance = np.einsum("ij,ij->j", centred, centred) / np.float32(self.rows)
+        variance = self._dot(centred, centred) / np.float32(self.rows)
         self.scale = 1 / np.sqrt(variance + np.float32(BN_EPS))
         centred *= self.scale
         np.multiply(centred, self.gamma, out=x)
@@ -236,13 +244,13 @@ class BatchNorm:
         self.variance += np.float32(BN_MOMENTUM) * (variance * np.float32(self.rows / (self.rows - 1)) - self.variance)
 
     def backward(self, g):
-        dgamma, dbeta = np.einsum("ij,ij->j", g, self.x_hat), g.sum(axis=0)
+        dgamma, dbeta = self._dot(g, self.x_hat), self._sum(g)
         self.x_hat *= dgamma / np.float32(self.rows)
         g -= dbeta / np.float32(self.rows)
         g -= self.x_hat
         g *= self.gamma * self.scale
-        self.gamma -= np.float32(LEARNING_RATE) * dgamma
-        self.beta -= np.float32(LEARNING_RATE) * dbeta
+        self.gamma -= self.rate * dgamma
+        self.beta -= self.rate * dbeta
 
 
 # ---- PyTorch ---------------------------------------------------------------------------------------------------------
