@@ -10,6 +10,7 @@ import functools
 import pytest
 
 from dd2424fast.bench.memory import measure
+from dd2424fast.bench.runner import TOLERANCE
 from dd2424fast.bench.worker import RESULTS
 from dd2424fast.bench.workloads import LIBRARIES, REFERENCE, named, workloads
 
@@ -48,7 +49,7 @@ def test_workload(workload, library, benchmark, threads, use):
     use(library)
     expected = _reference(workload.name)
     step = workload.start(library, threads)
-    assert workload.first_results(step, RESULTS) == pytest.approx(expected, rel=workload.task.tolerance)
+    assert workload.first_results(step, RESULTS) == pytest.approx(expected, rel=TOLERANCE)
     benchmark.group = workload.name
     benchmark.extra_info["threads"] = threads
     benchmark(step)

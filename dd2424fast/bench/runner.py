@@ -14,6 +14,7 @@ from .report import DISTURBING, Report
 from .workloads import KINDS, LIBRARIES, REFERENCE, TOGETHER, named
 from .workloads import workloads as registered_workloads
 
+TOLERANCE = 2e-5  # relative, of the first results: float32 rounding is 1e-7, a forgotten weight decay 6e-5
 PATIENCE = 3  # times as many turns as asked for, at the most, until enough of them were undisturbed
 KERNEL_SHARE = 0.2  # of a turn's seconds, for each of the many kernel cases
 PEAK_SECONDS = 0.2
@@ -141,7 +142,7 @@ def _workload_rows(group, libraries, turns, report):
                 for library in dict.fromkeys([*chosen, reference])
             }
             answers = ask_all(mine, {"do": "open", "suite": "workloads", "name": workload.name})
-            found = disagreements(answers, workload.task.tolerance, reference)
+            found = disagreements(answers, reference)
             answered += answers.values()
             for library in chosen:
                 workers[workload.name, library] = mine[library]
@@ -158,9 +159,9 @@ def _workload_rows(group, libraries, turns, report):
         }  # fmt: skip
 
 
-def disagreements(answers, tolerance, reference=REFERENCE):
-    """From each library's answer to "open": {} where its results are the reference's within a relative tolerance, else
-    what is wrong."""
+def disagreements(answers, reference=REFERENCE):
+    """From each library's answer to "open": {} where its results are the reference's within TOLERANCE, else what is
+    wrong."""
     expected_results = answers[reference].get("results")
     results = {}
     for library, answer in answers.items():
@@ -171,7 +172,7 @@ def disagreements(answers, tolerance, reference=REFERENCE):
             results[library] = {"error": "not compared: the reference failed"}
             continue
         for i, (got, expected) in enumerate(zip(answer["results"], expected_results, strict=True)):
-            if not abs(got - expected) <= tolerance * abs(expected):
+            if not abs(got - expected) <= TOLERANCE * abs(expected):
                 what = f"disagrees with the reference: result {i} is {got:.8g}, expected {expected:.8g}"
                 results[library] = {"error": what}
                 break

@@ -55,14 +55,11 @@ class Task:
         Read or written by one run, or images of one of kind "inference"; 0 where there are none.
     sizes : dict
         What the workloads of a series differ in.
-    tolerance : float
-        Largest relative difference of the first runs' results between libraries.
     compared : dict
         Arguments of the first runs, whose results must be the same in all libraries: what is drawn by chance never is.
     """
 
     tokens = 0
-    tolerance = 2e-5  # float32 rounding is 1e-7, a forgotten weight decay 1e-4
     sizes = {}  # noqa: RUF012, never changed
     compared = {}  # noqa: RUF012
 
