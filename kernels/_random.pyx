@@ -7,16 +7,13 @@ from libc.string cimport memcpy, memset
 from dd2424fast.kernels._team cimport team_size
 
 include "vec.pxi"
+include "dropout.pxi"
 
 cdef extern from "philox.h" nogil:
-    void philox_keys(uint64_t key, uint64_t* keys)
-    void philox_batch(const uint64_t* keys, uint64_t start, uint32_t* words)
-    vec kept(const uint32_t* words, uint32_t threshold, real scale)
     vec uniform(const uint32_t* words)
     void box_muller(const uint32_t* words, real* z)
 
 cdef enum:
-    BATCH = 64      # philox.h's: words made at a time
     CHUNK = 16384   # elements that one thread takes at a time, a multiple of BATCH
     BITS = 0
     UNIFORM = 1
@@ -25,7 +22,7 @@ cdef enum:
 
 def dropout(cnp.ndarray x, double p, uint64_t key, cnp.ndarray out):
     cdef Py_ssize_t n = cnp.PyArray_SIZE(x), chunk, start, chunks = (n + CHUNK - 1) // CHUNK
-    cdef uint32_t threshold = <uint32_t> min(p * 4294967296.0 + 0.5, 4294967295.0)
+    cdef uint32_t threshold = drop_threshold(p)
     cdef real scale = <real> (1.0 / (1.0 - p))
     cdef real* source = data(x)
     cdef real* to = data(out)
@@ -39,26 +36,6 @@ def dropout(cnp.ndarray x, double p, uint64_t key, cnp.ndarray out):
             start = chunk * CHUNK
             drop(source, to, start, min(start + CHUNK, n), threshold, scale, key)
     return out
-
-
-cdef void drop(
-    const real* x, real* y, Py_ssize_t start, Py_ssize_t stop, uint32_t threshold, real scale, uint64_t key,
-) noexcept nogil:
-    """y = x * kept on elements start (a multiple of BATCH) to stop."""
-    cdef uint64_t[20] keys
-    cdef uint32_t[BATCH] words
-    cdef Py_ssize_t i = start, j, size
-    philox_keys(key, keys)
-    while i < stop:
-        philox_batch(keys, i, words)
-        size = min(<Py_ssize_t> BATCH, stop - i)
-        j = 0
-        while j + LANES <= size:
-            vec_store(y + i + j, vec_load(x + i + j) * kept(words + j, threshold, scale))
-            j += LANES
-        if j < size:
-            vec_store_part(y + i + j, vec_load_part(x + i + j, size - j) * kept(words + j, threshold, scale), size - j)
-        i += BATCH
 
 
 def random_bits(uint64_t key, cnp.ndarray out):
@@ -85,7 +62,7 @@ def random_flags(keys, probabilities, cnp.ndarray out):
     cdef int k, flags = len(keys), threads
     for k in range(flags):
         of_flag[k] = keys[k]
-        thresholds[k] = <uint32_t> min(<double> probabilities[k] * 4294967296.0 + 0.5, 4294967295.0)
+        thresholds[k] = drop_threshold(probabilities[k])
     with nogil:
         threads = team_size(n, CHUNK)
         for chunk in prange(chunks, num_threads=threads, schedule="static", use_threads_if=threads > 1):
