@@ -25,6 +25,7 @@ from .custom_activation import *  # noqa: E402, F403
 from .generation import *  # noqa: E402, F403
 from .linear import *  # noqa: E402, F403
 from .losses import *  # noqa: E402, F403
+from .mlp import *  # noqa: E402, F403
 from .normalization import *  # noqa: E402, F403
 from .optimizers import *  # noqa: E402, F403
 from .pooling import *  # noqa: E402, F403

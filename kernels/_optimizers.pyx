@@ -13,22 +13,7 @@ from dd2424fast.kernels._segments cimport CHUNK, Segments, Span, span_at, span_c
 from dd2424fast.kernels._team cimport team_size
 
 include "vec.pxi"
-
-cdef extern from *:
-    """
-    ALWAYS_INLINE vec vec_sqrt(vec x) {
-    #if VECTOR_BYTES == 64 && DD_REAL_BITS == 64
-        return (vec)_mm512_sqrt_pd((__m512d)x);
-    #elif VECTOR_BYTES == 64
-        return (vec)_mm512_sqrt_ps((__m512)x);
-    #else
-        vec y;
-        for (int i = 0; i < LANES; i++) y[i] = DD_REAL_BITS == 64 ? sqrt(x[i]) : sqrtf(x[i]);
-        return y;
-    #endif
-    }
-    """
-    vec vec_sqrt(vec) nogil
+include "square_root.pxi"
 
 cdef struct Rule:               # what is the same for all parameters; each optimizer sets what it needs
     double lr, weight_decay

@@ -12,6 +12,10 @@ cdef extern from *:
     static int omp_get_max_threads(void) { return 1; }
     #endif
 
+    static _Thread_local int limit = 0;  /* of the calling thread; 0 is none */
+    static int get_limit(void) { return limit; }
+    static void set_limit(int n) { limit = n; }
+
     /* Linux gives a process the matrix unit's registers on request (ARCH_REQ_XCOMP_PERM, XTILEDATA); threads and forks inherit them. */
     #if defined(__linux__) && defined(__AMX_BF16__) && defined(__AMX_TILE__) && defined(__AVX512F__)
     #include <sys/syscall.h>
@@ -24,6 +28,8 @@ cdef extern from *:
     int HAS_OPENMP
     int omp_get_max_threads()
     bint request_matrix_unit()
+    int get_limit() nogil
+    void set_limit(int) nogil
 
 cdef int allowed = 1
 cdef bint unit_present = request_matrix_unit()
@@ -34,8 +40,11 @@ cdef bint winograd_chosen = True
 cdef int team_size(double work, double grain) noexcept nogil:
     """Threads for `work` units of which one thread should get at least `grain`; never more than allowed."""
     cdef double wanted = work / grain
-    if wanted >= allowed:
-        return allowed
+    cdef int most = get_limit()
+    if most == 0 or most > allowed:
+        most = allowed
+    if wanted >= most:
+        return most
     return 1 if wanted < 2 else <int> wanted
 
 
@@ -109,6 +118,16 @@ def set_num_threads(n):
     if isinstance(n, bool) or not hasattr(n, "__index__") or n < 1:
         raise ValueError(f"n: expected a number of threads of at least 1, got {n!r}")
     allowed = min(n, 1024) if HAS_OPENMP else 1
+
+
+def limit_threads(n):
+    """Let kernels that the calling thread runs use up to `n` threads, and no more than any may; 0 lifts the limit. Returns the limit before.
+
+    Threads that each train a model of their own share the CPU without waiting for each other.
+    """
+    before = get_limit()
+    set_limit(n)
+    return before
 
 
 def get_num_threads():
