@@ -414,9 +414,17 @@ def mlp_gradient(plan, parameters, buffers, x, y, sample_weight=None, alpha=0.0,
 
 
 def _check_strength(name, value):
-    if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not 0 <= value < np.inf:
+    number = isinstance(value, int | float | np.number) and not isinstance(value, bool | np.complexfloating)
+    if not number or not 0 <= value <= np.finfo(np.float64).max:
         raise ValueError(f"{name}: expected a finite number of at least 0, got {value!r}")
     return float(value)
+
+
+def _check_batch_size(size, least):
+    whole = hasattr(size, "__index__") and not isinstance(size, bool | np.ndarray)
+    if not whole or not least <= size.__index__() < 2**62:
+        raise ValueError(f"batch_size: expected an integer of at least {least}, got {size!r}")
+    return size.__index__()
 
 
 def _check_gradient(plan, parameters, buffers, x, y, sample_weight=None, alpha=0.0, seed=0, update=0, gradients=None):
@@ -490,9 +498,10 @@ def mlp_updates(
         if weight is not None and not weight.any():
             continue
         kept = buffers.copy()
-        of_batch = mlp_gradient.numpy(
-            plan, parameters, buffers, x[batch], y[batch], weight, alpha, seed, solver.t, gradients
-        )
+        with np.errstate(over="ignore", invalid="ignore"):
+            of_batch = mlp_gradient.numpy(
+                plan, parameters, buffers, x[batch], y[batch], weight, alpha, seed, solver.t, gradients
+            )
         loss += of_batch[0] * len(batch) / len(rows)
         penalty += of_batch[1] * len(batch) / len(rows)
         if not (np.isfinite(loss + penalty) and all_finite.numpy(gradients) and np.isfinite(buffers).all()):
@@ -545,12 +554,10 @@ def _check_updates(
         if not len(order) or not 0 <= order.min() <= order.max() < len(y):
             raise ValueError(f"order: expected numbers of rows, from 0 to {len(y) - 1}, and at least one")
         order = np.ascontiguousarray(order)
-    if isinstance(batch_size, bool) or not hasattr(batch_size, "__index__") or batch_size < 1 + plan.batch_norm:
-        raise ValueError(f"batch_size: expected an integer of at least {1 + plan.batch_norm}, got {batch_size!r}")
     if plan.batch_norm and len(y if order is None else order) == 1:
         raise ValueError("x: expected at least two rows, since batch normalisation needs a variance; got one")
     seed, _, _ = check_stream_key(seed, 0, 0)
-    batch_size = min(int(batch_size), len(y if order is None else order))
+    batch_size = min(_check_batch_size(batch_size, 1 + plan.batch_norm), len(y if order is None else order))
     alpha = _check_strength("alpha", alpha)
     return plan, parameters, buffers, solver, x, y, sample_weight, order, batch_size, alpha, seed
 
