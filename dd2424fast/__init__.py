@@ -16,6 +16,8 @@ _NAMES = {
     "Trainer": "training",
     "TrainingDiverged": "training",
     "History": "history",
+    "MLPClassifier": "estimators",
+    "MLPRegressor": "estimators",
     "backend": "config",
     "get_backend": "config",
     "get_matrix_unit": "config",
