@@ -19,6 +19,8 @@ _NAMES = {
     "coarse_to_fine": "search",
     "fit_many": "fleet",
     "successive_halving": "search",
+    "MLPClassifier": "estimators",
+    "MLPRegressor": "estimators",
     "backend": "config",
     "get_backend": "config",
     "get_matrix_unit": "config",

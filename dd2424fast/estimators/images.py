@@ -1,25 +1,26 @@
-"""scikit-learn estimators."""
+"""A convolutional network as a scikit-learn estimator."""
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.model_selection import train_test_split
-from sklearn.utils import check_random_state, compute_class_weight
+from sklearn.utils import check_random_state
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, column_or_1d
 
-from . import kernels
-from .batches import Batch
-from .callbacks import EarlyStopping
-from .configuration import array_of, positive_integer, real_in
-from .files import read, write
-from .history import History, plain
-from .losses import CrossEntropy
-from .models import ConvNet
-from .nn import BatchNorm, Sequential
-from .nn.module import SHUFFLE, generator
-from .nn.sequential import image_shape
-from .optim import SGD, Adam
-from .training import Trainer
+from .. import kernels
+from ..batches import Batch
+from ..callbacks import EarlyStopping
+from ..configuration import array_of, positive_integer, real_in
+from ..files import read, write
+from ..history import History, plain
+from ..losses import CrossEntropy
+from ..models import ConvNet
+from ..nn import BatchNorm, Sequential
+from ..nn.module import SHUFFLE, generator
+from ..nn.sequential import image_shape
+from ..optim import SGD, Adam
+from ..training import Trainer
+from .shared import class_numbers, from_plain, row_weights, to_plain, validation_given, weights_of_classes
 
 
 class ConvNetClassifier(ClassifierMixin, BaseEstimator):
@@ -175,9 +176,10 @@ class ConvNetClassifier(ClassifierMixin, BaseEstimator):
             validation = X[held], labels[held]
             X, labels = X[train], labels[train]
             sample_weight = None if sample_weight is None else sample_weight[train]
+        class_weight = weights_of_classes(self.class_weight, classes, labels)
         model = self._network(X.shape[1:], len(classes), seed)
         _standardize(model[0], X)
-        history = self._train(model, X, labels, sample_weight, validation, self._class_weight(classes, labels), seed)
+        history = self._train(model, X, labels, sample_weight, validation, class_weight, seed)
         self._tell(model, classes, history)
         return self
 
@@ -241,30 +243,12 @@ class ConvNetClassifier(ClassifierMixin, BaseEstimator):
         self.validation_scores_ = list(history["val_accuracy"]) if "val_accuracy" in history else None
         self.best_validation_score_ = None if self.validation_scores_ is None else max(self.validation_scores_)
 
-    def _class_weight(self, classes, labels):
-        """The weight of each class, or None."""
-        if self.class_weight is None:
-            return None
-        if isinstance(self.class_weight, dict):
-            unknown = [label for label in self.class_weight if label not in classes]
-            if unknown:
-                raise ValueError(f"class_weight: expected classes of y, {classes.tolist()}, got {unknown[0]!r}")
-            return np.array([self.class_weight.get(label, 1.0) for label in classes.tolist()])
-        if self.class_weight != "balanced":
-            raise ValueError(f"class_weight: expected a dict, 'balanced' or None, got {self.class_weight!r}")
-        return compute_class_weight("balanced", classes=np.arange(len(classes)), y=labels)
-
     def _validation(self, X, y, classes, image):
-        if X is None and y is None:
+        if not validation_given(X, y):
             return None
-        if X is None or y is None:
-            raise ValueError("X_val, y_val: expected both or none of them")
         X = self._images("X_val", X, image)
         y = self._labels("y_val", y, len(X))
-        strange = y[~np.isin(y, classes)]
-        if len(strange):
-            raise ValueError(f"y_val: expected classes of y, {classes.tolist()}, got {strange[0]!r}")
-        return X, np.searchsorted(classes, y)
+        return X, class_numbers("y_val", y, classes)
 
     # ---- what comes in ---------------------------------------------------------------------------------------------
 
@@ -340,7 +324,7 @@ class ConvNetClassifier(ClassifierMixin, BaseEstimator):
         """
         check_is_fitted(self, "model_")
         header = {
-            "parameters": {name: _plain(name, value) for name, value in self.get_params(deep=False).items()},
+            "parameters": {name: to_plain(name, value) for name, value in self.get_params(deep=False).items()},
             "classes": self.classes_.tolist(),
             "classes_dtype": self.classes_.dtype.str,
             "image": self.image_,
@@ -352,7 +336,7 @@ class ConvNetClassifier(ClassifierMixin, BaseEstimator):
     def load(cls, path):
         """Read a classifier that `save` wrote."""
         tensors, header = read(path, cls.__name__)
-        self = cls(**{name: _from_plain(value) for name, value in header["parameters"].items()})
+        self = cls(**{name: from_plain(value) for name, value in header["parameters"].items()})
         classes = np.array(header["classes"], dtype=header["classes_dtype"])
         model = self._network(tuple(header["image"]), len(classes), 0)
         model.load_state_dict(tensors)
@@ -380,12 +364,7 @@ class _Weighted:
 
 
 def _weighted(X, labels, weight):
-    weight = array_of("sample_weight", weight)
-    if weight.shape != (len(X),):
-        raise ValueError(f"sample_weight: expected shape ({len(X)},), one for each image, got {weight.shape}")
-    weight = weight.astype(float)
-    if not np.isfinite(weight).all() or (weight < 0).any() or not weight.any():
-        raise ValueError("sample_weight: expected finite weights of at least 0, and one above it")
+    weight = row_weights(weight, len(X), "image")
     counted = weight > 0
     return X[counted], labels[counted], weight[counted]
 
@@ -395,22 +374,3 @@ def _standardize(norm, X):
     variance = X.var(axis=(0, 1, 2), dtype=np.float64)
     norm._own_buffers["running_mean"][...] = X.mean(axis=(0, 1, 2), dtype=np.float64)
     norm._own_buffers["running_var"][...] = np.where(variance > 0, variance, 1.0)
-
-
-def _plain(name, value):
-    """A parameter as JSON can hold it."""
-    if isinstance(value, dict):
-        return {"pairs": [[_plain(name, key), _plain(name, item)] for key, item in value.items()]}
-    if isinstance(value, tuple | list):
-        return [_plain(name, item) for item in value]
-    if isinstance(value, np.ndarray | np.generic):
-        return value.tolist()
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    raise TypeError(f"{name}: {value!r} cannot be written to a file; set it to None, or save model_ instead")
-
-
-def _from_plain(value):
-    if isinstance(value, dict):
-        return {_from_plain(key): _from_plain(item) for key, item in value["pairs"]}
-    return tuple(map(_from_plain, value)) if isinstance(value, list) else value
