@@ -266,12 +266,12 @@ def fit_many(
     seeds = seeds_of(seeds)
     if keep not in ("best", "all", "none"):
         raise ValueError(f"keep: expected 'best', 'all' or 'none', got {keep!r}")
+    prototypes = [prepared(estimator, setting) for setting in settings]
     data = Data(estimator, X, y, sample_weight, validation)
     scorer = check_scoring(estimator, scoring=scoring)
     members = [
         Member(i, j, fold) for i in range(len(settings)) for j in range(len(seeds)) for fold in range(data.folds)
     ]
-    prototypes = [prepared(estimator, setting) for setting in settings]
     result = FleetResult(settings, seeds, data.scored_on, members)
     keeper = _Keeper(result, keep, len(seeds) * data.folds)
 

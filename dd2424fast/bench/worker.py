@@ -116,8 +116,8 @@ class Worker:
 def versions():
     """Versions of what is loaded here, and what the kernels were compiled with."""
     found = {
-        name: importlib.metadata.version(name)
-        for name in ("numpy", "scipy", "numba", "torch", "jax")
+        name: importlib.metadata.version({"sklearn": "scikit-learn"}.get(name, name))
+        for name in ("numpy", "scipy", "numba", "torch", "jax", "sklearn")
         if name in sys.modules
     }
     if "dd2424fast.kernels" in sys.modules:

@@ -13,7 +13,7 @@ import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
-FAMILIES = ("feedforward", "images", "recurrent", "generation")
+FAMILIES = ("feedforward", "images", "recurrent", "generation", "estimators")
 
 # From a kind of workload, which has a table of its own, to what one run of it is.
 KINDS = {
@@ -21,11 +21,12 @@ KINDS = {
     "ragged": "update",
     "generation": "text",
     "inference": "batch",
+    "fits": "fit",
     "scaling": "update",
 }
 
 # Kinds whose workloads are compared with each other, and take turns as the libraries do.
-TOGETHER = ("ragged", "scaling")
+TOGETHER = ("ragged", "fits", "scaling")
 
 # What every library is compared with: a float64 script as the course's students write it.
 REFERENCE = "course"
@@ -38,11 +39,12 @@ LIBRARIES = {
     "torch": "PyTorch",
     "torch_lean": "PyTorch lean",
     "jax": "JAX",
+    "sklearn": "scikit-learn",
     REFERENCE: "course float64",
 }
 
 # The strongest of these is what a row of ours has to beat.
-PEERS = ("numpy32", "torch", "torch_lean", "jax")
+PEERS = ("numpy32", "torch", "torch_lean", "jax", "sklearn")
 
 
 class Task:
