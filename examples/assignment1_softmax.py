@@ -225,14 +225,14 @@ def best_of_grid(images, epochs, seed, quick):
 
 def table(results):
     """Loss, cost and accuracy after the last epoch, a line a classifier."""
-    lines = [f"{'':<46}" + "".join(f"{part:>27}" for part in ("training", "validation", "test"))]
-    lines += [f"{'':<46}" + f"{'loss':>10}{'cost':>8}{'accuracy':>9}" * 3 + f"{'time':>10}"]
+    lines = [f"{'':<50}" + "".join(f"{part:>27}" for part in ("training", "validation", "test"))]
+    lines += [f"{'':<50}" + f"{'loss':>10}{'cost':>8}{'accuracy':>9}" * 3 + f"{'time':>10}"]
     for r in results:
         numbers = "".join(
             f"{r.measures[f'{part}_loss']:>10.3f}{r.measures[f'{part}_cost']:>8.3f}{r.measures[f'{part}_accuracy']:>9.2%}"
             for part in ("train", "val", "test")
         )
-        lines.append(f"{r.plan.name:<46}{numbers}{r.seconds:>8.1f} s")
+        lines.append(f"{r.plan.name:<50}{numbers}{r.seconds:>8.1f} s")
     return "\n".join(lines)
 
 
@@ -309,7 +309,7 @@ def run(part, images, arguments):
         write_grid(found, folder / "grid.csv")
         print("the best of the grid, by validation accuracy")
         for r in found[:5]:
-            print(f"{r.plan.name:<46}{r.measures['val_accuracy']:>8.2%}")
+            print(f"{r.plan.name:<50}{r.measures['val_accuracy']:>8.2%}")
         print()
         results = trained([best], images.all_batches(held_out=1000), seed)
     else:

@@ -50,7 +50,7 @@ def test_softmax_assignment(cifar, example, capsys, tmp_path):
         example("assignment1_softmax.py", "--data", cifar, "--quick", "--output", "out")
     printed = capsys.readouterr().out
     assert printed.splitlines()[-1] == "plots and curves: out"
-    rows = table_of(printed, 46)
+    rows = table_of(printed, 50)
     assert list(rows)[:4] == [
         "lambda 0, eta 0.1",
         "lambda 0, eta 0.001",
