@@ -28,6 +28,7 @@ _NAMES = {
     "show_config": "config",
     "generate": "generation",
     "gradcheck": "gradients",
+    "gradcheck_function": "gradients",
     "gradient_flow": "monitors",
     "predict_proba": "ensembles",
     "profile": "profiling",
