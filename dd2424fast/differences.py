@@ -32,6 +32,8 @@ class Measured:
         RIGHT, KINK or WRONG.
     clean : ndarray of shape (ways,), bool
         Whether the difference may be trusted: no kink lies in it.
+    noise : ndarray of shape (ways,)
+        Of the difference, from the rounding of the loss.
     """
 
     name: str
@@ -43,6 +45,7 @@ class Measured:
     error: np.ndarray
     verdict: np.ndarray
     clean: np.ndarray
+    noise: np.ndarray
 
     @property
     def wrong(self):
@@ -67,7 +70,7 @@ class Differences:
     """
 
     confirmed = 8  # so many wrong entries of an array are looked at again elsewhere; the others are then wrong too
-    moved = 3  # nearby points, two of which must agree
+    moved = 12  # nearby points at most; the first that say the same decide
 
     def __init__(self, subject, eps, tolerance, seed):
         self.subject, self.eps, self.tolerance = subject, eps, tolerance
@@ -95,7 +98,8 @@ class Differences:
         else:
             computed = np.full(len(ways), np.nan)
         numeric = np.array([self.slope(name, way, self.eps)[0] for way in ways])
-        m = Measured(name, value, analytic, ways, computed, numeric, None, None, np.isfinite(numeric))
+        noise = np.full(len(ways), self.noise)
+        m = Measured(name, value, analytic, ways, computed, numeric, None, None, np.isfinite(numeric), noise)
         m.error = self.errors(m)
         m.verdict = np.where(m.error <= self.tolerance, RIGHT, WRONG)
         self._judge(m)
@@ -140,12 +144,12 @@ class Differences:
             if refined is not None and self._agree(m.computed[i], refined, 10 * self.noise):
                 m.verdict[i], m.error[i] = KINK, 0.0
             elif real < self.confirmed:
-                if self._agrees_elsewhere(m.name, m.ways[i]):
+                if self._agrees_elsewhere(m.name, m.ways[i], m.clean[i]):
                     m.verdict[i], m.error[i] = KINK, 0.0
                 else:
                     real += 1
             if m.verdict[i] == WRONG and refined is not None:
-                m.numeric[i] = refined
+                m.numeric[i], m.noise[i] = refined, 10 * self.noise
 
     def _refined(self, name, way):
         """(The slope by a tenth of the step, where it differs from that by the whole step: then a kink lies between;
@@ -162,19 +166,27 @@ class Differences:
     def _agree(self, a, b, noise):
         return bool(abs(a - b) - noise <= self.tolerance * (abs(a) + abs(b)))
 
-    def _agrees_elsewhere(self, name, way):
-        """Whether code and difference agree at points nearby: a kink is passed there, a mistake is not."""
-        if not self._elsewhere:
-            self._elsewhere = [self._point() for _ in range(self.moved)]
-        agreed = 0
-        for shifts, analytic in self._elsewhere:
+    def _agrees_elsewhere(self, name, way, smooth):
+        """Whether code and difference agree at points nearby: a kink is passed there, a mistake is not. Where no kink
+        was seen (two may look like none) they must agree at more points, and at all. A point where both are zero, since
+        a unit is dead there, tells nothing."""
+        votes = []
+        for k in range(self.moved):
+            if k == len(self._elsewhere):
+                self._elsewhere.append(self._point())
+            shifts, analytic = self._elsewhere[k]
             if analytic[name].shape != self.subject.arrays[name].shape:
                 return False
             computed = _along(analytic[name], way)
             with shifted(self.subject.arrays, shifts):
-                steps = ((self.slope(name, way, self.eps / k)[0], k * self.noise) for k in (1, 10))
-                agreed += any(self._agree(computed, slope, noise) for slope, noise in steps)
-        return agreed >= 2
+                steps = [(self.slope(name, way, self.eps / k)[0], k * self.noise) for k in (1, 10)]
+            if max(abs(computed), *(abs(slope) for slope, _ in steps)) > 100 * self.noise:
+                votes.append(any(self._agree(computed, slope, noise) for slope, noise in steps))
+            if smooth and False in votes:
+                return False
+            if votes.count(False) == 2 or votes.count(True) == (6 if smooth else 2):
+                break
+        return votes.count(True) > votes.count(False)
 
     def _point(self):
         """A random point nearby: (shifts of all arrays, the code's gradients there)."""

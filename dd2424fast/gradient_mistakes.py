@@ -3,6 +3,7 @@
 Each suspicion is a formula that the code's numbers would obey; it is named only where they do, to rounding.
 """
 
+import itertools
 import re
 from dataclasses import dataclass, field
 
@@ -49,7 +50,7 @@ class Layer:
 
 @dataclass
 class Finding:
-    """A sentence about several arrays: "{who}" stands for "the gradients of W1 and b1", "{is}" and "{has}" follow it."""
+    """A sentence about arrays: "{who}" stands for "the gradients of W1 and b1", and "{is}" and "{has}" follow it."""
 
     sentence: str
     arrays: list
@@ -63,6 +64,10 @@ class Finding:
 
 def _of(names):
     return f"the gradient{'s' if len(names) > 1 else ''} of {_listed(names)}"
+
+
+def _are(names):
+    return f"{_of(names)} {'are' if len(names) > 1 else 'is'}"
 
 
 def _listed(names):
@@ -93,8 +98,8 @@ def explain(differences, measured, layers, facts, model_subject):
     wrong = {name: case for name, case in cases.items() if case.m.wrong}
     if not wrong:
         return [
-            "The entries that were looked at are right, a direction is not: raise `entries` until the wrong ones are among "
-            "them."
+            "The entries that were looked at are right, a direction is not: raise `entries` until the wrong ones are "
+            "among them."
         ]
     if facts.classes is None and layers:
         biases = [name for name in layers[-1].names if _is_bias(name, measured[name].value)]
@@ -159,7 +164,7 @@ class _Case:
         self.tolerance = max(differences.tolerance, 1e-6)
         keep = m.clean & np.isfinite(m.numeric)
         self.places = np.asarray(m.ways)[keep]
-        self.N = m.numeric[keep]
+        self.N, self.noises = m.numeric[keep], m.noise[keep]
         self.A = m.computed[keep]
         self.W = m.value.reshape(-1)[self.places]
         self.wrong_here = m.verdict[keep] == WRONG
@@ -172,7 +177,7 @@ class _Case:
         A = self.A if computed is None else computed
         if not len(A):
             return False
-        slack = self.tolerance * (np.abs(A) + np.abs(prediction)) + (1 + abs(gain)) * self.noise
+        slack = self.tolerance * (np.abs(A) + np.abs(prediction)) + (1 + abs(gain)) * self.noises
         return bool((np.abs(A - prediction) <= slack).all())
 
     def finding(self):
@@ -333,7 +338,7 @@ class _Case:
             if order is not None:
                 what = "entries" if self.bias else what
                 how = "in reverse order" if list(order) == list(range(len(order)))[::-1] else "in another order"
-                return f"{{who}} {{has}} the right {what}, but {how}: {what} {_listed(map(str, order))} come first to last."
+                return f"{{who}} {{has}} the right {what}, but {how}: {what} {_listed(map(str, order))}, first to last."
         return None
 
     def _order(self, n, a):
@@ -366,8 +371,8 @@ class _Case:
             c = ((N - decay) * (A - decay)).sum(axis=1) / np.maximum(np.square(N - decay).sum(axis=1), 1e-300)
             if np.abs(c).max() > 1e-6 and self._scaled(N, A, W, c):
                 said = (
-                    f"{{who}} {{has}} a factor of its own for each unit ({', '.join(f'{v:.4g}' for v in c[:3])}, ...), as "
-                    "if 1 / sqrt(variance + eps) of the batch normalisation were missing, or there twice."
+                    f"{{who}} {{has}} a factor of its own for each unit ({', '.join(f'{v:.4g}' for v in c[:3])}, ...), "
+                    "as if 1 / sqrt(variance + eps) of the batch normalisation were missing, or there twice."
                 )
         return said
 
@@ -494,7 +499,7 @@ def _capital(text):
 
 
 def _plainly(cases, names):
-    return f"{_capital(_of(names))} {'are' if len(names) > 1 else 'is'} wrong, by no formula that is known here{_few(cases, names)}."
+    return f"{_capital(_are(names))} wrong, by no formula that is known here{_few(cases, names)}."
 
 
 def _few(cases, names):
@@ -522,14 +527,11 @@ def _one_of_a_layer(cases, here, others):
     few = _few(cases, here)
     if weights and not few and all(cases[name].bias for name in others):
         return (
-            f"{_capital(_of(here))} {'are' if len(here) > 1 else 'is'} wrong, {_of(others)} right: what arrives at "
+            f"{_capital(_are(here))} wrong, {_of(others)} right: what arrives at "
             "this layer is right, its product with the layer's input is not. Is it the layer's own input, behind the "
             "activation, and the right order of the factors?"
         )
-    return (
-        f"Only {_of(here)} {'are' if len(here) > 1 else 'is'} wrong in this layer{few}; {_of(others)} "
-        f"{'are' if len(others) > 1 else 'is'} right."
-    )
+    return f"Only {_are(here)} wrong in this layer{few}; {_of(others)} {'are' if len(others) > 1 else 'is'} right."
 
 
 def _top(cases, layers, facts):
@@ -558,14 +560,14 @@ def _top(cases, layers, facts):
             )
     if whole and abs(counts.sum()) < 1e-4:
         return (
-            f"{_capital(_of([name]))} is off by whole multiples of 1 / {n}: the gradient is that of other labels than the "
-            "loss has (is Y shifted or shuffled, or made from predictions?)."
+            f"{_capital(_of([name]))} is off by whole multiples of 1 / {n}: it is the gradient for other labels than "
+            "the loss has (is Y shifted or shuffled, or made from predictions?)."
         )
     if abs(total) > 1e-4 * np.abs(case.A).sum() + 1e-9:
         return (
-            f"The entries of {_of([name])} sum to {total:.4g} over the {size} outputs, those of the true gradient to 0, "
-            "as P - Y of softmax and cross-entropy does: the gradient with respect to the scores is not P - Y (a part "
-            "of softmax's derivative is missing, or a second one is multiplied on)."
+            f"The entries of {_of([name])} sum to {total:.4g} over the {size} outputs, those of the true gradient to "
+            "0, as P - Y of softmax and cross-entropy does: the gradient with respect to the scores is not P - Y (a "
+            "part of softmax's derivative is missing, or a second one is multiplied on)."
         )
     return None
 
@@ -583,7 +585,7 @@ def _through_a_norm(cases, layers, place):
     for case in biases:
         if (np.abs(case.N) <= 2 * case.noise).all() and case.m.wrong:
             return (
-                f"{_capital(_of(norm.names))} are right, {_of(weights or here)} {'is' if len(weights or here) < 2 else 'are'} "
+                f"{_capital(_are(norm.names))} right, {_are(weights or here)} "
                 f"not, and {_of([case.m.name])} is not zero, as it is behind which a mean is taken away: the batch "
                 "normalisation's backward pass takes the batch's mean (and variance) for constants."
             )
@@ -623,7 +625,7 @@ def _between(cases, layers, place, here):
     if not behind or any(cases[name].m.wrong for name in first):
         return _plainly(cases, here)
     text = f"{_capital(_of(first))} are right" if len(first) > 1 else f"{_capital(_of(first))} is right"
-    text += f", {_of(here)} {'are' if len(here) > 1 else 'is'} wrong{_few(cases, here)}: the mistake lies between. "
+    text += f", {_are(here)} wrong{_few(cases, here)}: the mistake lies between. "
     if layers[place + 1].norm:
         return text + "Look at the batch normalisation's backward pass: through x itself, its mean and its variance."
     return text + _experiment(cases, layers[place], here)
@@ -656,21 +658,21 @@ def _experiment(cases, layer, here):
         if flat and ours > 1e-3 * before:
             low, side = ("low", "below") if shift < 0 else ("high", "above")
             return (
-                f"With {case.m.name} so {low} that every unit is far {side} zero, where the activation is flat, the loss no "
-                f"longer depends on {case.m.name}, but the code gives it a gradient: the activation's derivative is "
+                f"With {case.m.name} so {low} that every unit is far {side} zero, where the activation is flat, the "
+                f"loss no longer depends on {case.m.name}, but the code gives it a gradient: the activation's derivative is "
                 "missing, is that of another function, or is not taken at this layer's own input to the activation."
             )
         quiet += flat
         if not flat and _agrees(case, gradients, slopes, noise):
             return (
-                f"With {case.m.name} so {'low' if shift < 0 else 'high'} that every unit is active, the gradient is right: "
-                "the activation's derivative is there, but its mask is not that of this layer's own input to it (of "
-                "another layer, or of the wrong array?)."
+                f"With {case.m.name} so {'low' if shift < 0 else 'high'} that every unit is active, the gradient is "
+                "right: the activation's derivative is there, but its mask is not that of this layer's own input to it "
+                "(of another layer, or of the wrong array?)."
             )
     if quiet:
         return (
-            "The activation's derivative is zero where the activation is flat, as it should be: look at the product with "
-            "the weights behind first (W^T G, with the W of the layer that G comes from)."
+            "The activation's derivative is zero where the activation is flat, as it should be: look at the product "
+            "with the weights behind first (W^T G, with the W of the layer that G comes from)."
         )
     return either
 
@@ -728,7 +730,7 @@ def facts_of_model(subject, loss):
 
 def _gain_behind(name, layers, measured):
     """The gain of the batch normalisation behind an array's layer, or None."""
-    for layer, behind in zip(layers, layers[1:], strict=False):
+    for layer, behind in itertools.pairwise(layers):
         if name in layer.names and behind.norm:
             gains = [other for other in behind.names if _stem(other)[:1] in ("g", "w")]
             return measured[gains[0]].value if gains else None
