@@ -156,12 +156,16 @@ class Differences:
         else None. Whether a slope is to be trusted)."""
         coarse, gap = self.slope(name, way, self.eps)
         fine, fine_gap = self.slope(name, way, self.eps / 10)
-        noise = 10 * self.noise
-        if not self._agree(coarse, fine, 2 * noise):
-            finer, _ = self.slope(name, way, self.eps / 100)
-            return fine, self._agree(fine, finer, 20 * noise)
-        # A curve's two halves come closer as the step gets smaller; those of a kink do not.
-        return None, not (abs(fine_gap) > max(abs(gap) / 2, 8 * noise))
+        if self._agree(coarse, fine, 20 * self.noise):
+            return None, not self._has_corner(gap, fine_gap, 80 * self.noise)
+        finer, finer_gap = self.slope(name, way, self.eps / 100)
+        steady = self._agree(fine, finer, 200 * self.noise)
+        return fine, steady and not self._has_corner(fine_gap, finer_gap, 800 * self.noise)
+
+    @staticmethod
+    def _has_corner(gap, smaller, noise):
+        """A curve's two halves come closer as the step gets smaller; those of a kink do not."""
+        return abs(smaller) > max(abs(gap) / 2, noise)
 
     def _agree(self, a, b, noise):
         return bool(abs(a - b) - noise <= self.tolerance * (abs(a) + abs(b)))
@@ -324,7 +328,7 @@ class FunctionSubject:
         """A copy of nested dicts and lists whose leaves are float64 arrays, each noted by name."""
         if isinstance(tree, dict):
             return {key: self._copied(value, f"{path}.{key}" if path else str(key)) for key, value in tree.items()}
-        if isinstance(tree, list | tuple) and not all(np.isscalar(value) for value in tree):
+        if _holds_arrays(tree):
             return [self._copied(value, f"{path or 'parameters'}[{i}]") for i, value in enumerate(tree)]
         try:
             a = np.array(tree, dtype=np.float64, order="C")
@@ -378,3 +382,10 @@ class FunctionSubject:
                 raise ValueError(f"{inner}: expected the gradient of {name}, got none") from None
             found.update(self._matched(value, given, name, inner))
         return found
+
+
+def _holds_arrays(tree):
+    """Whether it is a list of arrays (or of lists or dicts of them), not a list of numbers."""
+    return isinstance(tree, list | tuple) and any(
+        isinstance(value, np.ndarray | dict) or _holds_arrays(value) for value in tree
+    )

@@ -659,8 +659,8 @@ def _experiment(cases, layer, here):
             low, side = ("low", "below") if shift < 0 else ("high", "above")
             return (
                 f"With {case.m.name} so {low} that every unit is far {side} zero, where the activation is flat, the "
-                f"loss no longer depends on {case.m.name}, but the code gives it a gradient: the activation's derivative is "
-                "missing, is that of another function, or is not taken at this layer's own input to the activation."
+                f"loss no longer depends on {case.m.name}, but the code gives it a gradient: the activation's "
+                "derivative is missing, is that of another function, or is not taken at this layer's own input to the activation."
             )
         quiet += flat
         if not flat and _agrees(case, gradients, slopes, noise):

@@ -189,7 +189,7 @@ def gradcheck_function(
     ...     return np.mean(error**2), {"W": 2 * error @ X.T, "b": 2 * error.mean(axis=1, keepdims=True)}
     >>> report = gradcheck_function(loss_and_gradients, {"W": [[0.1, 0.2]], "b": [[0.0]]}, batch_size=3)
     >>> print(report.explanation[0])
-    The gradient of W is 3 times too large: it is summed over the batch of 3 where the loss is the mean.
+    The gradient of W is 3 times too large: summed over the batch of 3 where the loss is the mean.
     """
     from .gradient_mistakes import Facts, explain, function_layers
 
