@@ -30,6 +30,7 @@ _NAMES = {
     "gradcheck": "gradients",
     "gradcheck_function": "gradients",
     "gradient_flow": "monitors",
+    "layer_statistics": "layer_numbers",
     "predict_proba": "ensembles",
     "profile": "profiling",
 }

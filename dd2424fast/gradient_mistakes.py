@@ -660,7 +660,8 @@ def _experiment(cases, layer, here):
             return (
                 f"With {case.m.name} so {low} that every unit is far {side} zero, where the activation is flat, the "
                 f"loss no longer depends on {case.m.name}, but the code gives it a gradient: the activation's "
-                "derivative is missing, is that of another function, or is not taken at this layer's own input to the activation."
+                "derivative is missing, is that of another function, or is not taken at this layer's own input to the "
+                "activation."
             )
         quiet += flat
         if not flat and _agrees(case, gradients, slopes, noise):
