@@ -33,7 +33,9 @@ _NAMES = {
     "show_config": "config",
     "generate": "generation",
     "gradcheck": "gradients",
+    "gradcheck_function": "gradients",
     "gradient_flow": "monitors",
+    "layer_statistics": "layer_numbers",
     "predict_proba": "ensembles",
     "profile": "profiling",
 }

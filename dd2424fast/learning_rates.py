@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import math
+from collections import deque
 from dataclasses import dataclass
 
 import numpy as np
@@ -65,7 +66,7 @@ def range_test(trainer, train, low, high, updates, batch_size, augment):
     with _as_it_was(trainer):
         first = trainer.update
         trainer.schedule = lambda update: float(rates[update - first])
-        trainer._outputs = None
+        trainer._outputs, trainer._recent, trainer._replays = None, deque(maxlen=1), False
         for i, batch in enumerate(_endless(batches, trainer, augment)):
             try:
                 loss = trainer.step(batch.x, batch.y, batch.lengths, batch.sample_weight)

@@ -5,6 +5,7 @@ import math
 import signal
 import threading
 import time
+from collections import deque
 from collections.abc import Iterable
 
 import numpy as np
@@ -31,14 +32,17 @@ class TrainingDiverged(FloatingPointError):
     ----------
     update : int
         Number of the update, from 0.
+    report : divergence.DivergenceReport or None
+        What the update's replay found: the first layer and operand that are not finite, the losses before, what to
+        change. It prints. None where no update was replayed: in `find_lr`, and when a checkpoint was to be saved.
     """
 
-    def __init__(self, message, update):
+    def __init__(self, message, update, report=None):
         super().__init__(message)
-        self.update = update
+        self.update, self.report = update, report
 
     def __reduce__(self):
-        return type(self), (self.args[0], self.update)
+        return type(self), (self.args[0], self.update, self.report)
 
 
 class Trainer(Configured):
@@ -94,6 +98,8 @@ class Trainer(Configured):
         self._callbacks = ()
         self._callback_states = {}  # of an interrupted fit, until the next one takes them up
         self._outputs = self._targets = self._weights = None  # of the last update, as rows
+        self._recent = deque(maxlen=16)  # of the last updates: (loss, norm of the gradient if it was computed)
+        self._replays = True  # whether a diverged update is explained
 
     # ---- one update ------------------------------------------------------------------------------------------------
 
@@ -116,7 +122,8 @@ class Trainer(Configured):
         Raises
         ------
         TrainingDiverged
-            The loss or the gradient is not finite; parameters and running statistics are left as they were.
+            The loss or the gradient is not finite; parameters and running statistics are left as they were. The update
+            is replayed once with NumPy's kernels, to say where; see the exception's `report`.
         ValueError, TypeError
             x or y does not fit the model; nothing was changed.
         """
@@ -132,10 +139,10 @@ class Trainer(Configured):
             gradient = work.array(self, "doutputs", outputs.shape, outputs.dtype)
             loss, gradient = self._loss_of(batch, outputs, y, weight, gradient)
             if not math.isfinite(loss):
-                self._diverged(f"the loss is {loss}", batch)
+                self._diverged(f"the loss is {loss}", batch, loss, before, carried)
             self._outputs, self._targets, self._weights = outputs, y, weight
             model._backward(gradient, work, False)
-            self._apply(batch)
+            self._recent.append((loss, self._apply(batch, loss, before, carried)))
         except Exception:
             if before is not None:  # the forward pass has moved the running statistics
                 model.buffers[...] = before
@@ -155,22 +162,25 @@ class Trainer(Configured):
                 batch.check_labels(outputs.shape[1], self.loss.ignore_index)
             raise
 
-    def _apply(self, batch):
-        """Clip the gradients and let the optimizer update the parameters."""
-        gradients = self.model.gradients
+    def _apply(self, batch, loss, buffers, carried):
+        """Clip the gradients and let the optimizer update the parameters; returns the gradients' norm, if it was
+        computed. What the update began with is for the report, should it diverge."""
+        gradients, norm = self.model.gradients, None
         finite = True
         if self.clip_value is not None:
             finite = kernels.clip_by_value(gradients, self.clip_value)
         elif self.clip_norm is None:
             finite = kernels.all_finite(gradients)
         if finite and self.clip_norm is not None:
-            finite = math.isfinite(kernels.clip_by_norm(gradients, self.clip_norm))
+            norm = kernels.clip_by_norm(gradients, self.clip_norm)
+            finite = math.isfinite(norm)
         if not finite:
-            self._diverged("the gradient is not finite", batch)
+            self._diverged("the gradient is not finite", batch, loss, buffers, carried)
         if self.model.buffers.size and not kernels.all_finite(self.model.buffers):
-            self._diverged("a running statistic is not finite", batch)
+            self._diverged("a running statistic is not finite", batch, loss, buffers, carried)
         self.optimizer.update(self.model, self._rate(self.update))
         self.update += 1
+        return norm
 
     def _rate(self, update):
         """The learning rate of an update."""
@@ -178,14 +188,22 @@ class Trainer(Configured):
             return self.optimizer.lr
         return real_in(f"schedule({update})", self.schedule(update), 0, math.inf, include_high=False)
 
-    def _diverged(self, what, batch):
-        """Raise, naming the input where that is to blame."""
-        hint = "x is finite: lower the learning rate, or clip the gradient (clip_norm)"
+    def _diverged(self, what, batch, loss, buffers, carried):
+        """Raise, with what the update's replay finds, naming the input where that is to blame."""
+        hint, report, first = "x is finite: lower the learning rate, or clip the gradient (clip_norm)", None, ""
         for name, a in (("y", np.asarray(batch.y)), ("x", self.model._input(batch.x))):
             bad = np.argwhere(~np.isfinite(a)) if a.dtype.kind == "f" else ()
             if len(bad):
                 hint = f"{name} holds {a[tuple(bad[0])]} at {tuple(int(i) for i in bad[0])}"
-        raise TrainingDiverged(f"update {self.update}: {what}; it was not applied. {hint}", self.update)
+        if self._replays:
+            from .divergence import explain
+
+            report = explain(self, batch, loss, buffers, carried)
+            if report.twin_is_finite:
+                hint = "The same update is finite with NumPy's kernels"
+            if report.operand not in ("x", "y", "loss"):
+                first = f". Not finite first: {report.where}"
+        raise TrainingDiverged(f"update {self.update}: {what}; it was not applied{first}. {hint}", self.update, report)
 
     # ---- evaluation ------------------------------------------------------------------------------------------------
 

@@ -198,7 +198,9 @@ def run(o, trainer, train, validation, *, epochs, what, matters, callbacks=(), a
                 callbacks=[same, stop, *callbacks, *_callbacks(o)],
             )  # fmt: skip
     except dd.TrainingDiverged as error:
-        raise dd.TrainingDiverged(f"{error}; {_last_good(o.checkpoint)}", error.update) from None
+        if error.report is not None and not o.quiet:
+            say(str(error.report))
+        raise dd.TrainingDiverged(f"{error}; {_last_good(o.checkpoint)}", error.update, error.report) from None
     write()
     if trainer.stop_reason == "interrupted":
         kept = [str(path) for path in (o.checkpoint, o.output) if path]
