@@ -291,10 +291,7 @@ class TimeBudget:
 
     def allows_update(self):
         """To be asked before every update: it is timed from here to the next question."""
-        now = time.perf_counter()
-        if self._last is not None:
-            self._recent.append(now - self._last)
-        self._last = now
+        now = self._last = self._update_ended()
         if not self._begun:
             self._begun = True
             return True
@@ -303,6 +300,13 @@ class TimeBudget:
     @contextlib.contextmanager
     def closing(self):
         """Time the end of an epoch."""
-        began, self._last = time.perf_counter(), None
+        began, self._last = self._update_ended(), None
         yield
         self._closing = max(self._closing, time.perf_counter() - began)
+
+    def _update_ended(self):
+        """Note how long the update took that has ended now, where there was one."""
+        now = time.perf_counter()
+        if self._last is not None:
+            self._recent.append(now - self._last)
+        return now
