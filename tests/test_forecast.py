@@ -138,6 +138,19 @@ def test_the_best_thread_count(problem, make_trainer, clock, gain, best):
     assert dd.get_num_threads() == 1
 
 
+def test_the_first_update_of_another_team_does_not_count(problem, make_trainer, clock):
+    teams = [1]
+
+    def seconds(_):
+        teams.append(dd.get_num_threads())
+        return 1.0 if teams[-1] == teams[-2] else 5.0
+
+    clock.update = seconds
+    found = make_trainer().estimate(problem, updates=10, threads=2)
+    for measured in found.timings.values():
+        np.testing.assert_array_equal(measured, np.ones(10))
+
+
 def test_threads_that_are_as_fast_within_the_spread_are_fewer():
     def best(**timings):
         timings = {int(name[1:]): np.array(seconds) for name, seconds in timings.items()}
@@ -367,13 +380,15 @@ def test_the_last_row_is_of_the_part_of_the_epoch(problem, make_trainer, clock):
 def test_it_goes_on_as_if_it_had_not_ended(problem, make_trainer, clock, budget):
     whole, cut = make_trainer(), make_trainer()
     curves = [LossCurve(), LossCurve()]
-    fit(whole, problem, None, callbacks=[curves[0]])
+    patient = [EarlyStopping(patience=9, min_delta=100.0) for _ in curves]  # no epoch is better than the first
+    fit(whole, problem, None, callbacks=[curves[0], patient[0]])
     fits = 0
     while cut.update < 12:
-        fit(cut, problem, budget, callbacks=[curves[1]])
+        fit(cut, problem, budget, callbacks=[curves[1], patient[1]])
         fits += 1
     assert fits > 1
     assert cut.stop_reason is None
+    assert [each.waited for each in patient] == [3, 3]
     np.testing.assert_array_equal(cut.model.parameters, whole.model.parameters)
     np.testing.assert_array_equal(cut.model.buffers, whole.model.buffers)
     np.testing.assert_array_equal(curves[0].losses, curves[1].losses)
@@ -417,7 +432,8 @@ def test_callbacks_see_the_cut_epoch(problem, make_trainer, clock, tmp_path):
     )
     trainer = make_trainer()  # one that would stop training has no say over why it ended
     patient = EarlyStopping("loss", patience=1, min_delta=100.0)
-    fit(trainer, problem, 6.4, callbacks=[patient])
+    fit(trainer, problem, 6.5, callbacks=[patient])
+    assert len(trainer.history) == 2
     assert trainer.stop_reason == "time budget"
 
 
