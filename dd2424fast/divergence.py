@@ -35,14 +35,18 @@ class DivergenceReport:
         That layer's class.
     operand : str or None
         What is not finite there: "x", "y", "carried state", a parameter such as "weight", a running statistic,
-        "activation" (the layer's result, behind the activation that is applied with it), "loss", "gradient of the
-        outputs", "gradient of weight" and so on, "gradient of the input".
+        "activation" (the layer's result, behind the activation that is applied with it), "outputs", "loss", "gradient
+        of the outputs", "gradient of weight" and so on, "gradient of the input", "norm of the gradient".
     index : tuple of int, or None
         Its first entry that is not finite: of x the row and column.
     value : float or None
     twin_is_finite : bool
         Whether the replay with NumPy's kernels was finite throughout. `layer` and `operand` are then those of a replay
         with the fast kernels.
+    at_the_edge : bool
+        Whether a result or a gradient's norm in the replay comes near the square root of the largest number of the
+        model's dtype: training has exploded, and whether a square or a product overflows already is a matter of how it
+        is computed.
     losses : tuple of float
         Of the last updates that were applied, at most 16. A trainer keeps no more; they are not in checkpoints.
     gradient_norms : tuple of float
@@ -70,6 +74,7 @@ class DivergenceReport:
     index: tuple | None = None
     value: float | None = None
     twin_is_finite: bool = False
+    at_the_edge: bool = False
     losses: tuple = ()
     gradient_norms: tuple = ()
     largest: dict = field(default_factory=dict)
@@ -92,7 +97,7 @@ class DivergenceReport:
     def __str__(self):
         lines = [f"update {self.update}: not finite first: {self.where}"]
         if self.twin_is_finite:
-            lines.append(f"  {_TWIN}")
+            lines.append(f"  {_FINITE}: {_EXPLODED if self.at_the_edge else _SUSPECT}")
         if self.stopped:
             lines.append(f"  the replay ended with {self.stopped}")
         if self.losses:
@@ -111,10 +116,15 @@ class DivergenceReport:
         return "\n".join(lines)
 
 
-_TWIN = (
-    "the same update is finite with NumPy's kernels: either numbers are at the very edge of float32, where another "
-    "order of the same sum overflows, or a fast kernel is wrong. Report it, and go on with dd.set_backend('numpy')"
+_FINITE = "the same update is still finite with NumPy's kernels"
+_EXPLODED = (
+    "the numbers have exploded, and where their squares and products first overflow depends on how they are computed"
 )
+_SUSPECT = (
+    "since no number comes near the largest there is, a fast kernel is wrong. Report it, and go on with "
+    "dd.set_backend('numpy')"
+)
+EDGE = 1e-3  # times the square root of the largest number
 
 
 def explain(trainer, batch, loss, buffers, carried):
@@ -146,7 +156,7 @@ def explain(trainer, batch, loss, buffers, carried):
         if report.twin_is_finite and get_backend() != "numpy":
             found = _Search()
             _replay(trainer, batch, buffers, carried, get_backend(), found)
-        if not report.twin_is_finite and found.first[2] not in ("x", "y"):
+        if found.first is not None and found.first[2] not in ("x", "y"):
             report.first_ratios = _first_ratios(trainer, batch, report.lr)
     except Exception as error:  # the training has failed already, and that is what the user must hear of
         report.stopped = f"{type(error).__name__}: {error}"
@@ -155,6 +165,8 @@ def explain(trainer, batch, loss, buffers, carried):
     if found.first is not None:
         report.layer, report.kind, report.operand, report.index, report.value = found.first
     report.largest, report.layer_gradient_norms = found.largest, found.gradients
+    sizes = (*found.largest.values(), *found.gradients.values())
+    report.at_the_edge = max(sizes, default=0.0) > EDGE * math.sqrt(np.finfo(model.dtype).max)
     report.advice = _advice(trainer, batch, report)
     return report
 
@@ -178,6 +190,8 @@ def _replay(trainer, batch, buffers, carried, name, search):
         model._backward(gradient, work, False)
         for path, parameter in model.named_parameters():  # what a model computes beside its layers
             search.look(path.rpartition(".")[0], model, f"gradient of {parameter.name}", parameter.gradient)
+        if trainer.clip_norm is not None:
+            search.look(None, None, "norm of the gradient", np.asarray(norm(model.gradients)))
 
 
 def _first_ratios(trainer, batch, lr):
@@ -251,8 +265,8 @@ def _advice(trainer, batch, report):
             f"{report.operand} holds {report.value} at {report.index}: look for missing values, or for a division by a "
             "standard deviation that is zero."
         ]
-    if report.twin_is_finite:
-        return [_TWIN[:1].upper() + _TWIN[1:] + "."]
+    if report.twin_is_finite and not report.at_the_edge:
+        return [f"{_FINITE[:1].upper()}{_FINITE[1:]}: {_SUSPECT}."]
     data = list(_of_the_data(trainer, batch))
     return [*data, *_of_the_weights(trainer, report), *_of_the_rate(trainer, report, data)]
 
@@ -284,8 +298,8 @@ def _of_the_weights(trainer, report):
     if wide:
         since = f" by now, after {trainer.update} updates" if trainer.update else ""
         yield (
-            f"Draw smaller initial weights (init='he'): the standard deviation of {', '.join(wide)}{since} is far above "
-            "He's sqrt(2 / inputs), and the learning rate is not too high for such."
+            f"Draw smaller initial weights (init='he'): the standard deviation of {', '.join(wide)}{since} is far "
+            "above He's sqrt(2 / inputs), and the learning rate is not too high for such."
         )
 
 

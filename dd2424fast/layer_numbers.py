@@ -12,6 +12,7 @@ from .losses import Loss
 from .monitors import loss_gradient
 from .nn import RNN, Dropout, Flatten, Residual
 from .nn.module import Module, Workspace
+from .nn.recurrent import _Recurrent
 from .optim import Optimizer
 from .tracing import Watcher, traced
 
@@ -56,7 +57,7 @@ class LayerNumbers:
         - "saturated": half of the results or more;
         - "vanishing gradients", "exploding gradients": `activation_gradient_rms` is below 1e-3, or above 1e3, times
           that of the model's last layer;
-        - "large updates", "small updates": the ratio is above 0.1 or, not zero, below 1e-7.
+        - "large updates", "small updates": the ratio is above 0.1, or below 1e-7 though the gradient is not zero.
     """
 
     kind: str
@@ -168,6 +169,8 @@ def layer_statistics(model, x, y, *, loss=None, lengths=None, optimizer=None, lr
         raise TypeError(f"loss: expected a losses.Loss, got {type(loss).__name__}")
     if optimizer is not None and not isinstance(optimizer, Optimizer):
         raise TypeError(f"optimizer: expected an optim.Optimizer, got {type(optimizer).__name__}")
+    if lengths is not None and not (isinstance(model, _Recurrent) or model.takes_lengths):
+        raise ValueError("lengths: this model takes no sequences")
     lr = None if lr is None else real_in("lr", lr, 0, math.inf, include_high=False)
     y = array_of("y", y)
     loss = default_loss(y) if loss is None else loss
@@ -326,7 +329,7 @@ def _judge(layers, input_std):
         found += _beyond(rms, last.activation_gradient_rms, "gradients")
         if layer.update_ratio > LARGE_UPDATE:
             found.append("large updates")
-        elif 0 < layer.update_ratio < SMALL_UPDATE:
+        elif layer.update_ratio < SMALL_UPDATE and layer.weight_gradient > 0:
             found.append("small updates")
         layer.verdict = ", ".join(found)
 

@@ -202,8 +202,8 @@ class Trainer(Configured):
             from .divergence import explain
 
             report = explain(self, batch, loss, buffers, carried)
-            if report.twin_is_finite:
-                hint = "The same update is finite with NumPy's kernels"
+            if report.twin_is_finite and not report.at_the_edge:
+                hint = "The same update is finite with NumPy's kernels: a fast kernel is wrong, report it"
             if report.operand not in ("x", "y", "loss"):
                 first = f". Not finite first: {report.where}"
         raise TrainingDiverged(f"update {self.update}: {what}; it was not applied{first}. {hint}", self.update, report)
