@@ -175,21 +175,18 @@ _FITS = {"sklearn": sklearn_fit}
 register("fit_digits", "64-100-10 on 1,797 rows, Adam, 20 epochs, float64", Fit(**_DIGITS, epochs=20), _FITS, "fits")
 for _dtype in ("float64", "float32"):
     register(
-        f"fit_images_{_dtype}", f"3072-50-10 on 10,000 rows, Adam, one epoch, {_dtype}",
-        Fit(10_000, 3072, 50, 1, _dtype), _FITS, "fits",
+        f"fit_images_{_dtype}", f"3072-50-10 on 10,000 rows, Adam, 3 epochs, {_dtype}",
+        Fit(10_000, 3072, 50, 3, _dtype), _FITS, "fits",
     )  # fmt: skip
-_SIDE_BY_SIDE = Fits(**_DIGITS, epochs=10)
+_64 = {**_DIGITS, "epochs": 10}
 register(
-    "fits_64",
-    "64 settings of 64-100-10, SGD, 10 epochs, side by side",
-    _SIDE_BY_SIDE,
-    {"sklearn": sklearn_search},
-    "fits",
-)
+    "fits_64", "64 settings of 64-100-10, SGD, 10 epochs, side by side", Fits(**_64), {"sklearn": sklearn_search},
+    "fits", twin=False,
+)  # fmt: skip
 for _threads in (None, 1):
     register(
         f"fits_64_in_turn{'' if _threads is None else '_1'}",
         f"the same one after the other{'' if _threads is None else ', one thread'}",
-        Fits(**_DIGITS, epochs=10, how="one after the other", threads=_threads), {}, "fits",
+        Fits(**_64, how="one after the other", threads=_threads), {}, "fits", twin=False,
     )  # fmt: skip
 register("predict_row", "the class of one row, 64-100-10", Predict(**_DIGITS, epochs=2), _FITS, "fits")

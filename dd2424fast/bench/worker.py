@@ -98,7 +98,10 @@ class Worker:
         gc.disable()
         try:
             for _ in range(RESTART):
+                start = clock()
                 run()
+                if clock() - start > seconds:
+                    break
             stop = clock() + seconds
             end = 0.0
             while end < stop:
