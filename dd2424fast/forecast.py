@@ -106,12 +106,12 @@ class Forecast:
     def table(self):
         """The forecast as text: time, memory, and one line for each thread count that was tried."""
         evaluation = self.epochs * self.evaluation[1]
-        parts = ", ".join(f"{name} {size / 1e6:.1f}" for name, size in self.parts.items())
+        parts = ", ".join(f"{name} {memory(size)}" for name, size in self.parts.items())
         lines = [
             f"training  {self.epochs:,} epochs, {self.updates:,} updates",
             f"time      {duration(self.seconds)} (from {duration(self.low)} to {duration(self.high)}), of it "
             f"evaluation {duration(evaluation)}, warm-up {duration(self.warm_up)}",
-            f"memory    {self.bytes / 1e6:.1f} MB: {parts}",
+            f"memory    {memory(self.bytes)}: {parts}",
             f"threads   {self.threads} (now {self.now})",
             f"{'threads':>9} {'ms an update':>13} {'10 %':>9} {'90 %':>9}",
         ]
@@ -139,6 +139,14 @@ def duration(seconds):
         return f"{minutes} min {rest:02d} s"
     hours, minutes = divmod(round(seconds / 60), 60)
     return f"{hours} h {minutes:02d} min"
+
+
+def memory(size):
+    """Bytes in words: 15.0 kB, 2.1 MB."""
+    for unit, one in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size >= one:
+            return f"{size / one:.1f} {unit}"
+    return f"{size} B"
 
 
 def estimate(trainer, train, validation, epochs, batch_size, updates, threads, augment):
@@ -269,8 +277,8 @@ class TimeBudget:
     """Tells whether a fit may make another update: it, and the evaluation that follows, must end in time.
 
     An update is expected to take what the slowest of the last ten took; the end of an epoch what the longest took, and
-    before the first one an evaluation of the validation data, of which some is run at the beginning. The first update
-    is always made.
+    before there was one what an evaluation of the validation data takes, of which some is run at the beginning. The
+    first update is always made.
 
     Parameters
     ----------
@@ -280,14 +288,15 @@ class TimeBudget:
     def __init__(self, seconds):
         self._deadline = time.perf_counter() + seconds
         self._recent = collections.deque(maxlen=10)
-        self._closing = 0.0
+        self._closing = None  # the longest end of an epoch
+        self._evaluation = 0.0
         self._last = None  # when the update before this one began, in the same epoch
         self._begun = False
 
     def begin(self, trainer, validation):
         """Measure the evaluation."""
         if validation is not None:
-            (self._closing,) = evaluation_seconds(trainer, validation, (1.0,), at_least=2)
+            (self._evaluation,) = evaluation_seconds(trainer, validation, (1.0,), at_least=2)
 
     def allows_update(self):
         """To be asked before every update: it is timed from here to the next question."""
@@ -295,14 +304,15 @@ class TimeBudget:
         if not self._begun:
             self._begun = True
             return True
-        return now + max(self._recent, default=0.0) + self._closing <= self._deadline
+        closing = self._evaluation if self._closing is None else self._closing
+        return now + max(self._recent, default=0.0) + closing <= self._deadline
 
     @contextlib.contextmanager
     def closing(self):
         """Time the end of an epoch."""
         began, self._last = self._update_ended(), None
         yield
-        self._closing = max(self._closing, time.perf_counter() - began)
+        self._closing = max(self._closing or 0.0, time.perf_counter() - began)
 
     def _update_ended(self):
         """Note how long the update took that has ended now, where there was one."""

@@ -11,7 +11,7 @@ import pytest
 import dd2424fast as dd
 from dd2424fast.callbacks import BestModel, Callback, Checkpoint, CSVLogger, EarlyStopping, LossCurve, WeightAverage
 from dd2424fast.files import read
-from dd2424fast.forecast import Forecast, duration
+from dd2424fast.forecast import Forecast, duration, memory
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -280,7 +280,7 @@ def test_what_it_says(problem, make_trainer):
     lines = str(found).splitlines()
     assert lines[0] == "training  4 epochs, 100 updates"
     assert lines[1] == "time      27.0 s (from 14.0 s to 39.0 s), of it evaluation 4 s, warm-up 3 s"
-    assert lines[2] == "memory    2.5 MB: parameters 2.0, work 0.5"
+    assert lines[2] == "memory    2.5 MB: parameters 2.0 MB, work 500.0 kB"
     assert lines[3] == "threads   1 (now 1)"
     assert lines[5].split() == ["1", "200.000", "120.000", "280.000"]
     assert lines[6].split() == ["2", "200.000", "200.000", "200.000"]
@@ -290,6 +290,7 @@ def test_what_it_says(problem, make_trainer):
     with pytest.raises(ValueError, match="seconds: expected"):
         found.updates_within(math.nan)
     assert found.to_dict()["seconds_an_update"] == {"1": 0.2, "2": 0.2}
+    assert [memory(n) for n in (999, 15_040, 3_210_000_000)] == ["999 B", "15.0 kB", "3.2 GB"]
     assert [duration(s) for s in (0.0123, 9.5, 12.34, 59.94, 59.96, 250, 3599.9, 7500)] == [
         "0.0123 s", "9.5 s", "12.3 s", "59.9 s", "1 min 00 s", "4 min 10 s", "1 h 00 min", "2 h 05 min",
     ]  # fmt: skip
@@ -365,6 +366,20 @@ def test_a_longer_end_of_an_epoch_is_seen(problem, make_trainer, clock):
     fit(trainer, problem, 15.5, validation=False, callbacks=[Slow()])  # epochs of 3 + 5 s
     assert trainer.update == 5  # in 10 s; with another one and the end it would be 16 s
     assert clock.now - began == 15
+
+
+def test_what_evaluations_took_stands_above_what_was_expected(problem, make_trainer, clock):
+    class Quick(Callback):
+        def fit_begins(self, trainer):
+            clock.evaluation = 4.0
+
+        def update_ends(self, trainer, loss):
+            clock.evaluation = 0.0
+
+    trainer, began = make_trainer(), clock.now
+    fit(trainer, problem, 20.0, callbacks=[Quick()])  # 12 s are for measuring the evaluation
+    assert trainer.update == 8
+    assert clock.now - began == 20
 
 
 def test_the_last_row_is_of_the_part_of_the_epoch(problem, make_trainer, clock):
