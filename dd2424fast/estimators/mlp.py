@@ -1,5 +1,6 @@
 """MLPClassifier and MLPRegressor: scikit-learn's estimators of these names, trained by kernels."""
 
+import functools
 import math
 
 import numpy as np
@@ -40,19 +41,23 @@ CHOICES = {"solver": ("lbfgs", "sgd", "adam"), "learning_rate": ("constant", "in
 DEFAULT_FRACTION = 0.1
 
 
+# Every fit, of a clone too, would compile the same two functions again.
+_custom_activation = functools.lru_cache(maxsize=32)(kernels.custom_activation)
+
+
 class _MLP(MLPFiles, Descent, QuasiNewton, CallbackSupportMixin, BaseEstimator):
     """What the two estimators have in common; `_targets`, `_label`, `_score_outputs` and the like are theirs."""
 
     # What a training leaves for the next one; see mlp_training.
-    _network = _optimizer = _random_state = _epoch = _split = _best = _last = None
+    _network = _optimizer = _random_state = _epoch = _split = _best = _last = _stopped = None
     _first_rate = _hidden = _dropout_seed = None
     _no_improvement_count = 0
 
     # ---- training --------------------------------------------------------------------------------------------------
 
     def _fit(self, X, y, sample_weight=None, X_val=None, y_val=None, incremental=False):
-        clock = Clock(self.time_budget)
         hidden = self._check_parameters(incremental)
+        clock = Clock(self.time_budget)
         fresh = not hasattr(self, "coefs_") or not (self.warm_start or incremental)
         before = self.__dict__.copy()
         try:
@@ -77,7 +82,7 @@ class _MLP(MLPFiles, Descent, QuasiNewton, CallbackSupportMixin, BaseEstimator):
             self._ready_optimizer(fresh)
             self._descend(data, watched, epochs, listener, clock, incremental)
         if not self.warm_start or incremental:
-            self._epoch = self._split = self._best = self._last = None
+            self._epoch = self._split = self._best = self._last = self._stopped = None
         self._check_finite()
         listener.end()
         return self
@@ -205,8 +210,8 @@ class _MLP(MLPFiles, Descent, QuasiNewton, CallbackSupportMixin, BaseEstimator):
 
     def _start_anew(self):
         self.n_iter_ = self.t_ = self._no_improvement_count = 0
-        self._epoch = self._split = self._best = self._last = None
-        self.loss_curve_ = []
+        self._epoch = self._split = self._best = self._last = self._stopped = None
+        self.loss_, self.loss_curve_ = math.nan, []
         self.best_loss_ = None if self.early_stopping else math.inf
         self.validation_scores_ = self.best_validation_score_ = None
 
@@ -282,7 +287,7 @@ class _MLP(MLPFiles, Descent, QuasiNewton, CallbackSupportMixin, BaseEstimator):
             )
         try:
             if pair:
-                activation = kernels.custom_activation(*activation)
+                activation = _custom_activation(*activation)
             some = np.linspace(-3, 3, 7, dtype=dtype)
             activation.backward(some, activation.forward(some))
         except Exception as error:
@@ -831,7 +836,8 @@ class MLPRegressor(RegressorMixin, _MLP):
     def _score_outputs(self, outputs, y, weight):
         """R^2, the mean over the outputs."""
         by_row = 1.0 if weight is None else weight[:, np.newaxis]
-        off = (by_row * (y - outputs) ** 2).sum(axis=0, dtype=np.float64)
+        with np.errstate(over="ignore"):  # far off is -inf
+            off = (by_row * (y - outputs) ** 2).sum(axis=0, dtype=np.float64)
         spread = (by_row * (y - np.average(y, axis=0, weights=weight)) ** 2).sum(axis=0, dtype=np.float64)
         constant = np.where(off == 0, 1.0, 0.0)  # what r2_score says of a target that does not vary
         return float(np.mean(np.where(spread == 0, constant, 1 - off / np.where(spread == 0, 1, spread))))
