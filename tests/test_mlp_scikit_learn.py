@@ -72,7 +72,8 @@ def test_their_tests_are_run():
         dd.MLPClassifier(),
         dd.MLPRegressor(),
         dd.MLPClassifier((10,), solver="lbfgs", max_iter=50, activation="tanh"),
-        dd.MLPRegressor(hidden_layer_sizes=(10,), solver="sgd", max_iter=100),
+        dd.MLPRegressor(hidden_layer_sizes=(10,), solver="lbfgs", max_iter=50),
+        dd.MLPClassifier((10,), solver="sgd", learning_rate_init=0.1, max_iter=100),
     ]
 )
 @pytest.mark.filterwarnings("ignore")
