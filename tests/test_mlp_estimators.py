@@ -1,7 +1,6 @@
 """MLPClassifier and MLPRegressor: what they have beyond scikit-learn's, and how they train, keep and tell it."""
 
 import copy
-import inspect
 import itertools
 import os
 import pickle
@@ -18,7 +17,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import dd2424fast as dd
-from dd2424fast.estimators import mlp_training
+from dd2424fast.estimators import mlp_base, mlp_training
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
@@ -113,7 +112,10 @@ def test_new_parameters_and_data_in_a_warm_start(rows):
     warm.set_params(solver="adam").fit(X[:50], y[:50])
     assert type(warm._optimizer).__name__ == "AdamSolver"
     assert warm.t_ == 2 * 5 * 90 + 5 * 50
-    warm.set_params(activation="tanh").fit(X, y)
+    warm.set_params(activation="tanh", early_stopping=True).fit(X, y)
+    assert len(warm._split[2]) == 9
+    assert len(warm.set_params(validation_fraction=0.5).fit(X, y)._split[2]) == 45
+    warm.set_params(early_stopping=False, validation_fraction=0.1)
     assert warm._network.plan.activation == "tanh"
     before = warm.coefs_[0].copy()
     with pytest.raises(ValueError, match=r"hidden_layer_sizes: expected \(8, 5\), those of the network that goes on"):
@@ -516,10 +518,8 @@ def test_the_short_way_of_predict_is_the_long_one(dtype, rows, monkeypatch):
     methods = [(model, name) for model in models for name in names if hasattr(model, name)]
     short = [getattr(model, name)(X) for model, name in methods]
     by_row = [np.concatenate([getattr(model, name)(X[i : i + 1]) for i in range(90)]) for model, name in methods]
-    checks, validate = [], inspect.getmodule(dd.MLPClassifier).validate_data
-    monkeypatch.setattr(
-        inspect.getmodule(dd.MLPClassifier), "validate_data", lambda *a, **k: checks.append(1) or validate(*a, **k)
-    )
+    checks, validate = [], mlp_base.validate_data
+    monkeypatch.setattr(mlp_base, "validate_data", lambda *a, **k: checks.append(1) or validate(*a, **k))
     assert getattr(*methods[0])(X) is not None
     assert not checks
     for other in (np.asfortranarray(X), X.tolist(), scipy.sparse.csr_array(X), scipy.sparse.csc_matrix(X)):
@@ -746,6 +746,8 @@ def test_bad_input_of_a_regressor(rows):
         regressor(loss="absolute").fit(X, t)
     with pytest.raises(ValueError, match="y: expected numbers of at least 0 for loss='poisson', got -"):
         regressor(loss="poisson").fit(X, t)
+    with pytest.raises(TypeError, match="y: expected an array, got csr_array"):
+        regressor().fit(X, scipy.sparse.csr_array(t))
     got = regressor(warm_start=True).fit(X, t)
     with pytest.raises(ValueError, match="y: expected 2 outputs, as before, got 1"):
         got.fit(X, t[:, 0])

@@ -109,7 +109,7 @@ class MLPFiles:
         if "epoch" in header:
             self._epoch = Epoch(tensors["epoch.order"], *header["epoch"])
         if "split" in header:
-            self._split = header["split"], tensors["split.train"], tensors["split.held"]
+            self._split = tuple(header["split"]), tensors["split.train"], tensors["split.held"]
         for name in ("best", "last"):
             if f"{name}.parameters" in tensors:
                 setattr(self, f"_{name}", (tensors[f"{name}.parameters"], tensors[f"{name}.buffers"]))
