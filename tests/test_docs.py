@@ -5,10 +5,20 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),  # a few epochs show what there is
+]
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("README.md", "docs/text.md", "docs/images.md", "docs/mlp.md", "docs/search.md")
+PAGES = (
+    "README.md",
+    "docs/text.md",
+    "docs/images.md",
+    "docs/mlp.md",
+    "docs/estimators.md",
+    "docs/search.md",
+)
 BOOK = "".join(f"The {w} fox saw no. {i * i % 97}.\n" for i in range(200) for w in ("quick", "lazy", "old", "odd"))
 PLAY = "".join(f"{'ANN BOB'.split()[i * i % 7 % 2]}:\nI say {i * 7 % 11}.\n" for i in range(300))
 

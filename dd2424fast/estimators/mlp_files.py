@@ -26,6 +26,7 @@ NUMBERS = (
     "_dropout_seed",
     "_first_rate",
     "_hidden",
+    "_stopped",
     "_y_outputs",
 )
 SOLVERS = {"sgd": kernels.SGDSolver, "adam": kernels.AdamSolver}
@@ -83,7 +84,7 @@ class MLPFiles:
         tensors, header = read(path, cls.__name__)
         self = cls(**{name: from_plain(value) for name, value in header["parameters"].items()})
         for name, value in header["numbers"].items():
-            setattr(self, name, tuple(value) if name == "_hidden" and value is not None else value)
+            setattr(self, name, tuple(value) if name in ("_hidden", "_stopped") and value is not None else value)
         for name in ("feature_names_in_", "classes_"):
             if name in header:
                 values, dtype = header[name]
@@ -108,7 +109,7 @@ class MLPFiles:
         if "epoch" in header:
             self._epoch = Epoch(tensors["epoch.order"], *header["epoch"])
         if "split" in header:
-            self._split = header["split"], tensors["split.train"], tensors["split.held"]
+            self._split = tuple(header["split"]), tensors["split.train"], tensors["split.held"]
         for name in ("best", "last"):
             if f"{name}.parameters" in tensors:
                 setattr(self, f"_{name}", (tensors[f"{name}.parameters"], tensors[f"{name}.buffers"]))

@@ -7,6 +7,7 @@ Each is a mixin that works on the attributes of the estimator: all that an inter
 import math
 import time
 import warnings
+import zlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -110,7 +111,7 @@ class Watch:
 
     def _say_interrupted(self):
         warnings.warn(
-            f"training was interrupted in epoch {self.n_iter_ + 1}; what was learned is kept", UserWarning, stacklevel=5
+            f"training was interrupted in epoch {self.n_iter_ + 1}; what was learned is kept", UserWarning, stacklevel=6
         )
 
 
@@ -151,7 +152,7 @@ class Descent(Watch):
             warnings.warn(
                 f"batch_size: {self.batch_size} is more than the {n} rows, all of which make one batch",
                 UserWarning,
-                stacklevel=5,
+                stacklevel=6,
             )
         return min(int(self.batch_size), n)
 
@@ -162,18 +163,21 @@ class Descent(Watch):
             self._epoch = Epoch(np.arange(len(data)))
         self.n_iter_ = 0
         try:
-            stopped = False
+            has_ended = self._signature(data, watched) if self.warm_start and not incremental else None
+            stopped = has_ended is not None and self._stopped == has_ended
             while not stopped and self.n_iter_ < epochs:
                 listener.begin_epoch()
                 if not self._make_epoch(data, size, clock):
+                    self._tell_of_a_part(len(data))
                     break
                 stopped = self._end_epoch(len(data), watched)
+                self._stopped = has_ended if stopped else None
                 stopped = listener.end_epoch() or stopped
             if not stopped and not incremental and self.n_iter_ == epochs:
                 warnings.warn(
                     f"Stochastic Optimizer: Maximum iterations ({epochs}) reached while training still made progress",
                     ConvergenceWarning,
-                    stacklevel=4,
+                    stacklevel=5,
                 )
         except KeyboardInterrupt:
             self._say_interrupted()
@@ -182,6 +186,17 @@ class Descent(Watch):
             self._end_diverged(error)
         if not incremental:
             self._end_with_the_best()
+
+    def _signature(self, data, watched):
+        """Tells whether a training that came to its end would go on with the same data and parameters: then it has
+        nothing to do."""
+        arrays = [data.X, data.y, data.weight, *((watched.X, watched.y) if watched else ())]
+        checksum = 0
+        for a in arrays:
+            for part in (a,) if not hasattr(a, "indptr") else (a.indptr, a.indices, a.data):
+                checksum = checksum if part is None else zlib.crc32(np.ascontiguousarray(part), checksum)
+        aside = ("max_iter", "verbose", "time_budget", "random_state")
+        return checksum, repr([(k, v) for k, v in self.get_params(deep=False).items() if k not in aside])
 
     def _make_epoch(self, data, size, clock):
         """Make the updates that are left of an epoch; returns whether time was enough."""
@@ -255,6 +270,12 @@ class Descent(Watch):
             self._optimizer.learning_rate = float(self.learning_rate_init) / (self.t_ + 1) ** self.power_t
         return self._no_improvement_count > self.n_iter_no_change and self._stall(watched)
 
+    def _tell_of_a_part(self, n):
+        """Where time was up within the first epoch, its part tells the loss."""
+        epoch = self._epoch
+        if not self.loss_curve_:
+            self.loss_ = (epoch.loss / self._loss_outputs() + epoch.penalty) * n / epoch.position
+
     def _stall(self, watched):
         """What follows too many epochs without improvement; returns whether it is the end."""
         optimizer, what = self._optimizer, "Training loss"
@@ -266,6 +287,8 @@ class Descent(Watch):
             self._no_improvement_count = 0
         if self.verbose:
             then = f"Setting learning rate to {optimizer.learning_rate:f}" if goes_on else "Stopping."
+            if not goes_on and self.solver == "sgd" and self.learning_rate == "adaptive":
+                then = "Learning rate too small. Stopping."
             epochs = f"for {self.n_iter_no_change} consecutive epochs"
             print(f"{what} did not improve more than tol={self.tol:f} {epochs}. {then}")
         return not goes_on
@@ -279,7 +302,7 @@ class Descent(Watch):
         self.loss_curve_.append(self.loss_)
         self.validation_scores_.append(math.nan)
         which = "those before it" if self._best is None else "the best epoch's"
-        warnings.warn(f"{error} The weights are {which}.", ConvergenceWarning, stacklevel=5)
+        warnings.warn(f"{error} The weights are {which}.", ConvergenceWarning, stacklevel=6)
 
 
 class QuasiNewton(Watch):
@@ -300,8 +323,9 @@ class QuasiNewton(Watch):
             self.loss_ = float(intermediate_result.fun)
             if self.verbose:
                 print(f"Iteration {self.n_iter_}, loss = {self.loss_:.8f}")
-            if watched is not None:
+            if network.plan.batch_norm and (watched is not None or listener.hears):
                 self._take_statistics(X, y, weight)
+            if watched is not None:
                 self._count_improvement(watched)
                 stopped = self.early_stopping and self._no_improvement_count > self.n_iter_no_change
             stopped = listener.end_epoch() or stopped or not clock.allows(1)
@@ -354,7 +378,7 @@ class QuasiNewton(Watch):
                 f"lbfgs ended after {self.n_iter_} iterations without convergence: {message}; raise "
                 f"max_iter={self.max_iter} or max_fun={self.max_fun}, or scale the data",
                 ConvergenceWarning,
-                stacklevel=5,
+                stacklevel=6,
             )
 
     def _take_statistics(self, X, y, weight):
