@@ -295,6 +295,22 @@ def test_early_stopping_by_a_validation_set(rows):
     assert watched.score(X[60:], wrong) == watched.best_validation_score_ > watched.validation_scores_[-1]
 
 
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.DataConversionWarning")
+@pytest.mark.parametrize("kind", ["int64", "bool", "float64", "str", "list", "one column"])
+def test_accuracy_is_scikit_learns(kind, rows):
+    X, names, _ = rows
+    y = np.searchsorted(NAMES, names)
+    y = {"list": y.tolist(), "one column": y[:, None], "bool": y > 0, "str": names}.get(kind, y)
+    y = y.astype(kind) if kind in ("int64", "float64") else y
+    estimator = classifier().fit(X, y)
+    expected, weights = accuracy_score(y, estimator.predict(X)), np.arange(90.0)
+    assert 0.4 < expected < 1
+    assert estimator.score(X, y) == expected
+    assert estimator.score(X, y, weights) == accuracy_score(y, estimator.predict(X), sample_weight=weights)
+    with pytest.raises(ValueError, match="inconsistent"):
+        estimator.score(X, y[:-1])
+
+
 def test_scores_are_scikit_learns():
     rng = np.random.default_rng(0)
     y, p, w = rng.standard_normal((20, 3)), rng.standard_normal((20, 3)), rng.random(20)
