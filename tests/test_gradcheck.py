@@ -178,6 +178,13 @@ def test_without_hints_the_numbers_are_said():
     assert "the loss grows with 0.05 * sum(W^2) beyond it, so add 0.1 * W" in report.explanation[0]
 
 
+def test_a_few_entries_of_a_large_array_tell_too():
+    for mistake in ("summed over the batch", "no L2", "W1 reshaped", "W2 transposed", "no derivative in layer 1"):
+        report = check(Network(mistake), entries=8)
+        expected = next(expected for name, _, expected in MUTANTS if name == mistake)
+        assert re.search(expected, report.explanation[0]), report
+
+
 def test_two_mistakes_are_both_named():
     class Both(Network):
         def _spoil(self, g):
