@@ -241,6 +241,7 @@ def learning_curves(runs, path=None):
                     _curve(axes, several, column, quantity, color=colour, linestyle=line, label=name)
         unit = _unit(quantity, nats=len(quantities) > 1)
         axes.set(xlabel="epoch", ylabel=quantity + unit)
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.legend()
     return _written(figure, path)
 
@@ -477,7 +478,8 @@ def _matrix(figure, axes, values, text, names):
                 j, i, text.format(value), ha="center", va="center", fontsize="x-small", color="wk"[not light]
             )  # fmt: skip
     places = np.arange(len(names))
-    axes.set_xticks(places, names, rotation=45 if max(map(len, names)) > 2 else 0)
+    turned = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if max(map(len, names)) > 2 else {}
+    axes.set_xticks(places, names, **turned)
     axes.set_yticks(places, names)
 
 

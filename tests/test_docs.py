@@ -8,7 +8,7 @@ import pytest
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("README.md", "docs/text.md", "docs/images.md")
+PAGES = ("README.md", "docs/text.md", "docs/images.md", "docs/time.md", "docs/plots.md")
 BOOK = "".join(f"The {w} fox saw no. {i * i % 97}.\n" for i in range(200) for w in ("quick", "lazy", "old", "odd"))
 PLAY = "".join(f"{'ANN BOB'.split()[i * i % 7 % 2]}:\nI say {i * 7 % 11}.\n" for i in range(300))
 
