@@ -19,6 +19,8 @@ PAGES = (
     "docs/estimators.md",
     "docs/search.md",
     "docs/debugging.md",
+    "docs/time.md",
+    "docs/plots.md",
 )
 BOOK = "".join(f"The {w} fox saw no. {i * i % 97}.\n" for i in range(200) for w in ("quick", "lazy", "old", "odd"))
 PLAY = "".join(f"{'ANN BOB'.split()[i * i % 7 % 2]}:\nI say {i * 7 % 11}.\n" for i in range(300))
