@@ -51,7 +51,8 @@ class Callback(Configured):
         """Called when the callbacks have seen the epoch's row, before a checkpoint is written."""
 
     def epoch_ends(self, trainer, row):
-        """Called after every epoch with the row that was added to the history."""
+        """Called after every epoch with the row that was added to the history. Also where a time budget has cut one
+        (`trainer.stop_reason` is "time budget"); the state is then put back before training goes on."""
 
     def fit_ends(self, trainer):
         """Called once at the end, also after an error or Ctrl-C."""
@@ -330,6 +331,10 @@ class Checkpoint(Callback):
     def epoch_ends(self, trainer, row):
         if trainer.epoch % self.epochs == 0 or trainer.stop_reason is not None:
             self._save(trainer)
+
+    def stopped(self, trainer):
+        """Called where training ends before an update: where the time is up."""
+        self._save(trainer)
 
     def _save(self, trainer):
         # trainer.save_checkpoint runs inside the epoch: the counters tell where to go on.

@@ -13,7 +13,8 @@ class History:
     columns : dict
         From name ("epoch", "loss", "accuracy", "val_loss", "val_accuracy", "lr", "seconds"; "val_" stands before all
         that `Trainer.evaluate` tells, of a text also "val_perplexity" and "val_bits_per_character") to list. Loss in
-        the loss function's unit, accuracies as fractions, seconds of wall time.
+        the loss function's unit, accuracies as fractions, seconds of wall time. An epoch is a fraction where a time
+        budget has cut it.
     """
 
     def __init__(self, columns=None):
@@ -26,6 +27,13 @@ class History:
             self.columns.setdefault(name, [None] * length)
         for name, values in self.columns.items():
             values.append(row.get(name))
+
+    def drop_after(self, epoch):
+        """Remove the rows behind that many epochs: of an epoch that was cut, and has begun again."""
+        epochs = self.columns.get("epoch", ())
+        while epochs and not epochs[-1] <= epoch:
+            for values in self.columns.values():
+                values.pop()
 
     def __len__(self):
         return max(map(len, self.columns.values()), default=0)
@@ -51,7 +59,7 @@ class History:
             writer.writerows(zip(*self.columns.values(), strict=True))
 
     def plot(self, path=None):
-        """Draw loss and accuracy against epochs.
+        """Draw loss and accuracy against epochs; see `plots.learning_curves`, which takes several histories.
 
         Parameters
         ----------
@@ -62,19 +70,9 @@ class History:
         -------
         matplotlib.figure.Figure
         """
-        from matplotlib.figure import Figure  # no pyplot: no window, no global state
+        from .plots import learning_curves
 
-        figure = Figure(figsize=(9, 3.5), layout="constrained")
-        for axes, quantity in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
-            for name, label in ((quantity, "training"), (f"val_{quantity}", "validation")):
-                if name in self.columns:
-                    axes.plot(self.columns["epoch"], self.columns[name], label=label)
-            axes.set(xlabel="epoch", ylabel=quantity)
-            if axes.lines:
-                axes.legend()
-        if path is not None:
-            figure.savefig(path)
-        return figure
+        return learning_curves(self, path)
 
     def __repr__(self):
         last = {name: values[-1] for name, values in self.columns.items() if values}

@@ -1,6 +1,7 @@
 """The training loop: one update, one evaluation, and the epochs around them."""
 
 import contextlib
+import copy
 import math
 import signal
 import threading
@@ -21,6 +22,8 @@ from .nn import BatchNorm
 from .nn.module import AUGMENTATION, Module
 from .optim import Optimizer
 from .reporter import Reporter
+
+TIME_BUDGET = "time budget"  # the stop reason
 
 
 class TrainingDiverged(FloatingPointError):
@@ -225,20 +228,12 @@ class Trainer(Configured):
         language = isinstance(self.model, LanguageModel) and self.loss.is_likelihood
         tokenizer, read = batches.corpus and batches.corpus.tokenizer, []
         for batch in batches.of_epoch(0, 0):
-            if batch.begins:
-                work.carried = None
-            if self._all_ignored(batch):
+            scores = self._scores(batch, work, flip, batches.batch_size)
+            if scores is None:
                 continue
-            outputs, y, weights = batch.through(self.model, work)
-            if flip:
-                p = with_mirrored(kernels.softmax(outputs), self.model, self.model._input(batch.x), batches.batch_size)
-                outputs = logarithm(p)
-            loss, _ = self._loss_of(batch, outputs, y, weights, np.empty_like(outputs))
-            share = self.loss.weight_of(y, weights)
+            loss, share, right, counted, y = scores
             total, weight = total + loss * share, weight + share
-            if self.loss.classifies:
-                right, counted = self.loss.correct(outputs, y)
-                correct, rows = correct + right, rows + counted
+            correct, rows = correct + right, rows + counted
             if language and tokenizer is not None:
                 read.append(y[y != self.loss.ignore_index])
         if not weight:
@@ -252,6 +247,21 @@ class Trainer(Configured):
             if characters:
                 found["bits_per_character"] = metrics.bits_per_character(found["loss"], int(rows), characters)
         return found
+
+    def _scores(self, batch, work, flip, batch_size):
+        """A batch's mean loss, its weight, how many rows are classified rightly and how many count, and the rows'
+        targets; None where no row counts."""
+        if batch.begins:
+            work.carried = None
+        if self._all_ignored(batch):
+            return None
+        outputs, y, weights = batch.through(self.model, work)
+        if flip:
+            p = with_mirrored(kernels.softmax(outputs), self.model, self.model._input(batch.x), batch_size)
+            outputs = logarithm(p)
+        loss, _ = self._loss_of(batch, outputs, y, weights, np.empty_like(outputs))
+        right, counted = self.loss.correct(outputs, y) if self.loss.classifies else (0, 0)
+        return loss, self.loss.weight_of(y, weights), right, counted, y
 
     def _all_ignored(self, batch):
         """Whether no row of a batch counts: it has no mean loss, and nothing to learn from."""
@@ -274,6 +284,7 @@ class Trainer(Configured):
         progress=True,
         shuffle=True,
         augment=None,
+        time_budget=None,
     ):
         """Train for a number of epochs.
 
@@ -300,6 +311,13 @@ class Trainer(Configured):
         augment : callable, optional
             `augment(x, key)` returns the batch to train on, such as `data.Augment`; key is a pure function of (seed,
             update). Where it has a method `targets(y, key, classes)`, that returns the batch's targets.
+        time_budget : float, optional
+            Seconds that this call may take. Training ends before the update that would not fit, with the evaluation
+            that follows, by the time that those before it took; one update is always made. An epoch that was cut gets
+            its row in the history too, of its part until then: its "epoch" is a fraction (the epoch's number over an
+            iterable without a length). The callbacks see that as an epoch's end. Call fit again to go on, as after an
+            interruption; where a callback has put other weights into the model (BestModel, EarlyStopping,
+            WeightAverage), load the checkpoint first, or training goes on from those weights.
 
         Returns
         -------
@@ -307,14 +325,47 @@ class Trainer(Configured):
             `stop_reason` of the trainer tells why training ended: None where all epochs were made.
         """
         epochs, batch_size = positive_integer("epochs", epochs), positive_integer("batch_size", batch_size)
-        if augment is not None and not callable(augment):
-            raise TypeError(f"augment: expected a function of (x, key), got {type(augment).__name__}")
+        budget = None
+        if time_budget is not None:
+            from .forecast import TimeBudget
+
+            budget = TimeBudget(real_in("time_budget", time_budget, 0, math.inf, include_low=False))
         if not isinstance(callbacks, Iterable):
             raise TypeError(f"callbacks: expected a sequence of them, got {type(callbacks).__name__}")
         callbacks = list(callbacks)
         for i, callback in enumerate(callbacks):
             if not isinstance(callback, Callback):
                 raise TypeError(f"callbacks[{i}]: expected a Callback, got {type(callback).__name__}")
+        batches, validation = self._batches(train, validation, batch_size, augment, callbacks, shuffle)
+        callbacks = sorted(callbacks, key=lambda callback: callback.order)
+        if self._first_epoch is None:
+            self._first_epoch = self.epoch
+        self._last_epoch = self._first_epoch + epochs
+        self._restore_callbacks(callbacks)
+        if self._progress is not None:
+            self.history.drop_after(self.epoch)  # the row of the part of an epoch that is now completed
+        self.stop_reason = self._outputs = None
+        with _interrupts(self), Reporter(self, progress, batches) as report:
+            try:
+                for callback in callbacks:
+                    callback.fit_begins(self)
+                if budget is not None and self.stop_reason is None:
+                    budget.begin(self, validation)
+                while self.epoch < self._last_epoch and self.stop_reason is None:
+                    self._one_epoch(batches, validation, callbacks, augment, report, budget)
+                if self.stop_reason == "interrupted":
+                    self._callback_states = self._callback_states or self.callback_states()
+                elif self.stop_reason != TIME_BUDGET:
+                    self._first_epoch = self._progress = None
+            finally:
+                for callback in callbacks:
+                    callback.fit_ends(self)
+        return self.history
+
+    def _batches(self, train, validation, batch_size, augment, callbacks=(), shuffle=True):
+        """The batches to train on, and what is evaluated; both are checked."""
+        if augment is not None and not callable(augment):
+            raise TypeError(f"augment: expected a function of (x, key), got {type(augment).__name__}")
         sequences = self.model.takes_lengths
         batches = Batches(
             train, batch_size, self.seed if shuffle else None, True, self._fewest_rows(callbacks), "train", sequences
@@ -323,26 +374,7 @@ class Trainer(Configured):
             validation = batches.corpus
         if validation is not None:
             Batches(validation, batch_size, None, True, name="validation", takes_lengths=sequences)
-        callbacks = sorted(callbacks, key=lambda callback: callback.order)
-        if self._first_epoch is None:
-            self._first_epoch = self.epoch
-        self._last_epoch = self._first_epoch + epochs
-        self._restore_callbacks(callbacks)
-        self.stop_reason = self._outputs = None
-        with _interrupts(self), Reporter(self, progress, batches) as report:
-            try:
-                for callback in callbacks:
-                    callback.fit_begins(self)
-                while self.epoch < self._last_epoch and self.stop_reason is None:
-                    self._one_epoch(batches, validation, callbacks, augment, report)
-                if self.stop_reason == "interrupted":
-                    self._callback_states = self.callback_states()
-                else:
-                    self._first_epoch = self._progress = None
-            finally:
-                for callback in callbacks:
-                    callback.fit_ends(self)
-        return self.history
+        return batches, validation
 
     def _fewest_rows(self, callbacks=()):
         """Of a batch: a batch normalisation that is trained, or will be, has no variance of one row."""
@@ -350,11 +382,14 @@ class Trainer(Configured):
         norms = (module for _, module in self.model.modules() if isinstance(module, BatchNorm))
         return 2 if any(thaw or not norm.frozen for norm in norms) else 1
 
-    def _one_epoch(self, batches, validation, callbacks, augment, report):
+    def _one_epoch(self, batches, validation, callbacks, augment, report, budget):
         started = time.perf_counter()
         done, total, correct, weight, rows = self._progress or (0, 0.0, 0, 0.0, 0)
         report.epoch_begins(done)
         for batch in batches.of_epoch(self.epoch, done):
+            if budget is not None and not budget.allows_update():
+                self._cut_epoch(started, len(batches), validation, callbacks, report)
+                return
             if batch.begins:
                 self.model._training_work().carried = None
             if augment is not None:
@@ -375,7 +410,17 @@ class Trainer(Configured):
                 return
         if not rows:
             raise ValueError("train: expected at least one row, and one label in y that counts, got none")
-        row = {"epoch": self.epoch + 1, "loss": total / weight if weight else math.nan}
+        with contextlib.nullcontext() if budget is None else budget.closing():
+            row = self._end_epoch(started, None, validation, callbacks, report)
+            for callback in callbacks:
+                if isinstance(callback, Checkpoint):
+                    callback.epoch_ends(self, row)
+
+    def _end_epoch(self, started, made, validation, callbacks, report):
+        """Evaluate, and add a row to the history: of a whole epoch, or where `made` tells how many epochs were made, of
+        the part of one."""
+        _, total, correct, weight, rows = self._progress
+        row = {"epoch": self.epoch + 1 if made is None else made, "loss": total / weight if weight else math.nan}
         if self.loss.classifies:
             row["accuracy"] = correct / rows
         with contextlib.ExitStack() as evaluation:
@@ -386,16 +431,35 @@ class Trainer(Configured):
                 row.update({f"val_{name}": value for name, value in self.evaluate(validation).items()})
             row["lr"] = self._rate(self.update - 1)
             row["seconds"] = time.perf_counter() - started
-            self._progress = None
-            self.epoch += 1
+            if made is None:
+                self._progress = None
+                self.epoch += 1
             self.history.add(row)
             report.epoch_ends(row)
             for callback in callbacks:
                 if not isinstance(callback, Checkpoint):
                     callback.epoch_ends(self, row)
+        return row
+
+    def _cut_epoch(self, started, length, validation, callbacks, report):
+        """End training within an epoch of `length` batches (0: not known), or before it, so that it can go on later."""
+        self.stop_reason = TIME_BUDGET
         for callback in callbacks:
             if isinstance(callback, Checkpoint):
-                callback.epoch_ends(self, row)
+                callback.stopped(self)
+        # What the callbacks make of the part of an epoch is not theirs to keep: they will see the whole one.
+        self._callback_states = copy.deepcopy(self.callback_states())
+        if self._progress is not None:
+            made = self.epoch + (self._progress[0] / length if length else 1)
+            self._end_epoch(started, made, validation, callbacks, report)
+            if self.stop_reason != "interrupted":
+                self.stop_reason = TIME_BUDGET
+
+    def _updates_left(self, epochs, length):
+        """(epochs, updates) that `fit` would make, by epochs of `length` batches."""
+        first = self.epoch if self._first_epoch is None else self._first_epoch
+        left = max(first + epochs - self.epoch, 0)
+        return left, left * length - (self._progress[0] if left and self._progress else 0)
 
     def _augment(self, batch, augment):
         key = kernels.stream_key(self.seed, AUGMENTATION << 32, self.update)
@@ -430,6 +494,38 @@ class Trainer(Configured):
         from .learning_rates import range_test
 
         return range_test(self, train, low, high, updates, batch_size, augment)
+
+    def estimate(self, train, validation=None, *, epochs=1, batch_size=100, updates=20, threads=None, augment=None):
+        """Measure how long a fit will take, in how much memory, and which thread count is best; everything is then as
+        it was before.
+
+        `updates` updates are made at each thread count, in turns, and the evaluation of a few batches. After an
+        interrupted fit the forecast is of what is left of it.
+
+        Parameters
+        ----------
+        train, validation, augment : as for `fit`
+            An iterable must have a length.
+        epochs, batch_size : int
+            As for `fit`.
+        updates : int
+            At least 5.
+        threads : int, optional
+            Highest thread count to try; default: the CPUs that this process may use.
+
+        Returns
+        -------
+        Forecast
+            `seconds` from `low` to `high`, `bytes`, `threads`; it prints as a table. Callbacks are not in it.
+
+        Raises
+        ------
+        TrainingDiverged
+            An update that was tried had no finite loss or gradient.
+        """
+        from .forecast import estimate
+
+        return estimate(self, train, validation, epochs, batch_size, updates, threads, augment)
 
     # ---- checkpoints -----------------------------------------------------------------------------------------------
 
