@@ -112,6 +112,8 @@ def test_new_parameters_and_data_in_a_warm_start(rows):
     warm.set_params(solver="adam").fit(X[:50], y[:50])
     assert type(warm._optimizer).__name__ == "AdamSolver"
     assert warm.t_ == 2 * 5 * 90 + 5 * 50
+    parts = [classifier(warm_start=warm).fit(X, y).partial_fit(X, y).coefs_[0] for warm in (True, False)]
+    np.testing.assert_array_equal(*parts)
     warm.set_params(activation="tanh", early_stopping=True).fit(X, y)
     assert len(warm._split[2]) == 9
     assert len(warm.set_params(validation_fraction=0.5).fit(X, y)._split[2]) == 45
@@ -435,6 +437,10 @@ def test_weights_that_are_assigned_are_used(rows):
     wider = classifier(hidden=12).fit(X, y)
     whole.coefs_, whole.intercepts_ = wider.coefs_, wider.intercepts_
     np.testing.assert_array_equal(whole.predict_proba(X), wider.predict_proba(X))
+    before, shallow = one.predict_proba(X), copy.copy(one)
+    shallow.coefs_ = [W * 2 for W in one.coefs_]
+    assert not np.allclose(shallow.predict_proba(X), before)
+    np.testing.assert_array_equal(one.predict_proba(X), before)
     whole.coefs_ = wider.coefs_[:1]
     with pytest.raises(ValueError, match="coefs_, intercepts_: expected one of each for every layer, got 1 and 2"):
         whole.predict(X)
@@ -480,6 +486,7 @@ def test_files(kind, rows, tmp_path):
         {"warm_start": True, "early_stopping": True, "dropout": 0.2, "batch_norm": True},
         {"solver": "lbfgs", "hidden_layer_sizes": [4]} if kind == "numbers" else {"solver": "lbfgs"},
         {"solver": "sgd", "learning_rate": "adaptive", "n_iter_no_change": np.inf},
+        {"warm_start": True, "tol": 9.0, "n_iter_no_change": 1},
     ):
         got = make(**parameters).fit(X, target)
         got.save(tmp_path / "file")
@@ -490,8 +497,10 @@ def test_files(kind, rows, tmp_path):
         assert other.loss_ == got.loss_
         if got.solver != "lbfgs":
             assert_same(other, got)
-            assert_same(other.partial_fit(X, target) if not got.early_stopping else other.fit(X, target),
-                        got.partial_fit(X, target) if not got.early_stopping else got.fit(X, target))  # fmt: skip
+            for model in (other, got):
+                model.fit(X, target) if model.warm_start else model.partial_fit(X, target)
+            assert_same(other, got)
+            assert other.n_iter_ == got.n_iter_
 
 
 def test_files_that_are_none(rows, tmp_path):
