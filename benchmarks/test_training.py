@@ -17,12 +17,16 @@ from dd2424fast.bench.workloads import LIBRARIES, REFERENCE, named, workloads
 LARGE = 20  # GFLOP: the scripts take seconds for one update, and are left to `dd2424fast bench`
 SCRIPTS = ("numpy32", REFERENCE)
 SCALED = sorted(named(["scaling"]), key=lambda workload: workload.task.gflop())[:2]
-SMALLER = {"ragged": {"batch": 16}, "generation": {"length": 100}}  # by kind, what is changed in the task
+SMALLER = {
+    "ragged": {"batch": 16},
+    "generation": {"length": 100},
+    "fits": {"epochs": 1},
+}  # by kind, what is changed in the task
 WORKLOADS = {
     workload.name: dataclasses.replace(
         workload, task=dataclasses.replace(workload.task, **SMALLER.get(workload.kind, {}))
     )
-    for workload in [*named(["training", "ragged", "generation", "inference"]), *SCALED]
+    for workload in [*named(["training", "ragged", "generation", "inference", "fits"]), *SCALED]
 }
 PAIRS = [
     (workload, library)
@@ -37,7 +41,7 @@ PAIRS = [
 @functools.cache
 def _reference(name):
     workload = WORKLOADS[name]
-    library = REFERENCE if REFERENCE in workload.builders else "numpy"
+    library = next(library for library in (REFERENCE, "numpy", "fast") if library in workload.builders)
     return workload.first_results(workload.start(library, 1), RESULTS)
 
 

@@ -1,6 +1,7 @@
 """Batches of a training or validation set, in an order that is a pure function of (seed, epoch)."""
 
 import itertools
+import math
 from collections.abc import Iterable, Mapping
 
 import numpy as np
@@ -127,6 +128,14 @@ class Batches:
         if self.corpus is not None:
             return self.corpus.count("train", self.batch_size) if self.learns else 0
         return len(self.iterable) if hasattr(self.iterable, "__len__") else 0
+
+    def evaluated(self):
+        """How many numbers of y an evaluation reads; None where an iterable does not tell."""
+        if self.corpus is not None:
+            return math.prod(self.corpus.evaluation_plan(self.part))
+        if self.arrays is not None:
+            return self.arrays[1].size
+        return None
 
     def _starts(self, skip):
         """Where the batches from the `skip`-th on begin, and where the last one ends."""

@@ -15,6 +15,7 @@ from .configuration import Configured, integer_in, positive_integer, real_in
 from .data.tokenizers import Tokenizer
 from .ensembles import Ensemble
 from .generation import check_tokenizer, generate
+from .layer_numbers import NUMBERS, layer_statistics
 from .metrics import SmoothedLoss
 from .monitors import gradient_flow
 from .nn.module import GENERATION
@@ -51,7 +52,8 @@ class Callback(Configured):
         """Called when the callbacks have seen the epoch's row, before a checkpoint is written."""
 
     def epoch_ends(self, trainer, row):
-        """Called after every epoch with the row that was added to the history."""
+        """Called after every epoch with the row that was added to the history. Also where a time budget has cut one
+        (`trainer.stop_reason` is "time budget"); the state is then put back before training goes on."""
 
     def fit_ends(self, trainer):
         """Called once at the end, also after an error or Ctrl-C."""
@@ -331,6 +333,10 @@ class Checkpoint(Callback):
         if trainer.epoch % self.epochs == 0 or trainer.stop_reason is not None:
             self._save(trainer)
 
+    def stopped(self, trainer):
+        """Called where training ends before an update: where the time is up."""
+        self._save(trainer)
+
     def _save(self, trainer):
         # trainer.save_checkpoint runs inside the epoch: the counters tell where to go on.
         trainer.save_checkpoint(self.path)
@@ -596,6 +602,71 @@ class GradientFlow(Callback):
         self.updates = list(state["updates"])
         self.norms = {
             name.removeprefix("norms."): list(rows) for name, rows in state.items() if name.startswith("norms.")
+        }
+
+
+class LayerStatistics(Callback):
+    """Measure what goes through every layer, on one batch, every so many updates; see `dd.layer_statistics`. Training
+    goes on as if it had not.
+
+    Parameters
+    ----------
+    x, y : arrays
+        The batch, as for `Trainer.step`.
+    every : int
+        Updates.
+    lengths : integers of shape (batch,), optional
+
+    Attributes
+    ----------
+    updates : list of int
+        After how many updates it was measured.
+    numbers : dict from str to dict from str to list of float
+        From a layer's name and the name of a number, such as "std" or "update_ratio", to its values, one a measurement;
+        see `layer_numbers.LayerNumbers`.
+    report : LayersReport or None
+        The last one.
+    """
+
+    def __init__(self, x, y, every=1000, lengths=None):
+        self.batch = x, y, lengths
+        self.every = positive_integer("every", every)
+        self.updates, self.numbers, self.report = [], {}, None
+
+    def update_ends(self, trainer, loss):
+        if trainer.update % self.every == 0:
+            x, y, lengths = self.batch
+            self.report = layer_statistics(
+                trainer.model,
+                x,
+                y,
+                loss=trainer.loss,
+                lengths=lengths,
+                optimizer=trainer.optimizer,
+                lr=trainer._rate(trainer.update - 1),
+                seed=trainer.seed,
+                update=trainer.update,
+            )
+            self.updates.append(trainer.update)
+            for name, layer in self.report.layers.items():
+                kept = self.numbers.setdefault(name, {number: [] for number in NUMBERS})
+                for number in NUMBERS:
+                    kept[number].append(getattr(layer, number))
+
+    def plot(self, path=None):
+        """Draw the numbers of every layer against the updates; see `plots.layer_statistics_history`."""
+        return plots.layer_statistics_history(self, path)
+
+    def state(self):
+        rows = {name: np.array([kept[number] for number in NUMBERS]) for name, kept in self.numbers.items()}
+        return {"updates": self.updates, **{f"numbers.{name}": a for name, a in rows.items()}}
+
+    def load_state(self, state):
+        self.updates = list(state["updates"])
+        self.numbers = {
+            name.removeprefix("numbers."): dict(zip(NUMBERS, a.tolist(), strict=True))
+            for name, a in state.items()
+            if name.startswith("numbers.")
         }
 
 

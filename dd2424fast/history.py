@@ -13,7 +13,8 @@ class History:
     columns : dict
         From name ("epoch", "loss", "accuracy", "val_loss", "val_accuracy", "lr", "seconds"; "val_" stands before all
         that `Trainer.evaluate` tells, of a text also "val_perplexity" and "val_bits_per_character") to list. Loss in
-        the loss function's unit, accuracies as fractions, seconds of wall time.
+        the loss function's unit, accuracies as fractions, seconds of wall time. An epoch is a fraction where a time
+        budget has cut it.
     """
 
     def __init__(self, columns=None):
@@ -26,6 +27,13 @@ class History:
             self.columns.setdefault(name, [None] * length)
         for name, values in self.columns.items():
             values.append(row.get(name))
+
+    def drop_after(self, epoch):
+        """Remove the rows behind that many epochs: of an epoch that was cut, and has begun again."""
+        epochs = self.columns.get("epoch", ())
+        while epochs and not epochs[-1] <= epoch:
+            for values in self.columns.values():
+                values.pop()
 
     def __len__(self):
         return max(map(len, self.columns.values()), default=0)

@@ -1,7 +1,5 @@
 """The search for a learning rate: a range test (Smith 2017, arXiv:1506.01186, section 3.3)."""
 
-import contextlib
-import itertools
 import math
 from dataclasses import dataclass
 
@@ -10,6 +8,7 @@ import numpy as np
 from . import plots
 from .batches import Batches
 from .configuration import integer_in, positive_integer, real_in
+from .rehearsal import as_it_was, endless
 from .training import TrainingDiverged
 
 _DECAY = 0.9  # of the smoothed loss
@@ -62,11 +61,11 @@ def range_test(trainer, train, low, high, updates, batch_size, augment):
         train, batch_size, trainer.seed, True, trainer._fewest_rows(()), "train", trainer.model.takes_lengths
     )
     losses, smoothed, mean = [], [], 0.0
-    with _as_it_was(trainer):
+    with as_it_was(trainer):
         first = trainer.update
         trainer.schedule = lambda update: float(rates[update - first])
-        trainer._outputs = None
-        for i, batch in enumerate(_endless(batches, trainer, augment)):
+        trainer._outputs, trainer._replays = None, False
+        for i, batch in enumerate(endless(batches, trainer, augment)):
             try:
                 loss = trainer.step(batch.x, batch.y, batch.lengths, batch.sample_weight)
             except TrainingDiverged:
@@ -79,38 +78,3 @@ def range_test(trainer, train, low, high, updates, batch_size, augment):
     if not losses:
         raise TrainingDiverged("find_lr: the loss is not finite at the first update already", trainer.update)
     return RangeTest(rates[: len(losses)].copy(), np.array(losses), np.array(smoothed))
-
-
-def _endless(batches, trainer, augment):
-    """The batches of the trainer's epoch and of those after it, without those that have nothing to learn from."""
-    for epoch in itertools.count(trainer.epoch):
-        some = False
-        for batch in batches.of_epoch(epoch, 0):
-            if batch.begins:
-                trainer.model._training_work().carried = None
-            if augment is not None:
-                trainer._augment(batch, augment)
-            if not trainer._all_ignored(batch):
-                some = True
-                yield batch
-        if not some:
-            raise ValueError("train: expected at least one row, and one label in y that counts, got none")
-
-
-@contextlib.contextmanager
-def _as_it_was(trainer):
-    """Undo all that updates do to a trainer, its model and its optimizer."""
-    model, optimizer, work = trainer.model, trainer.optimizer, trainer.model._training_work()
-    vectors = [(a, a.copy()) for a in (model.parameters, model.gradients, model.buffers, *optimizer.state.values())]
-    carried = work.carried and tuple(np.array(state) for state in work.carried)
-    trainer_state, names, updates = dict(trainer.__dict__), set(optimizer.state), optimizer.updates
-    try:
-        yield
-    finally:
-        for a, before in vectors:
-            a[...] = before
-        work.carried = carried
-        if not names:
-            optimizer.state, optimizer._parameters = {}, None  # they are made at the first update
-        optimizer.updates = updates
-        trainer.__dict__.update(trainer_state)

@@ -113,7 +113,7 @@ def gradient_flow(model, x, y, *, loss=None, lengths=None, seed=0, update=0):
             each.flow = flow
         outputs = model._forward(model._input(x), work)
         work.output_shape = outputs.shape
-        model._backward(_gradient(model, outputs, y, loss, work), work, False)
+        model._backward(loss_gradient(model, outputs, y, loss, work)[1], work, False)
         sequences = {}
         for path, module in recurrent:
             if module._strands[0][0] in flow:  # it was used
@@ -126,18 +126,19 @@ def gradient_flow(model, x, y, *, loss=None, lengths=None, seed=0, update=0):
     return FlowReport(sequences)
 
 
-def _gradient(model, outputs, y, loss, work):
-    """dL/d(outputs). Outputs of shape (batch, time, features) have one target a step, and steps behind a sequence's
-    end count for nothing."""
+def loss_gradient(model, outputs, y, loss, work):
+    """(The loss, dL/d(outputs)). Outputs of shape (batch, time, features) have one target a step, and steps behind a
+    sequence's end count for nothing."""
     if outputs.ndim < 3:
-        return loss(outputs, model._to_rows("y", y, work))[1]
+        return loss(outputs, model._to_rows("y", y, work))
     if y.shape[:2] != outputs.shape[:2]:
         raise ValueError(f"y: expected shape {outputs.shape} or {outputs.shape[:2]}, like the output, got {y.shape}")
     rows, weight = outputs.reshape(-1, outputs.shape[-1]), None
     if work.lengths is not None:
         counts = np.arange(outputs.shape[1]) < np.asarray(work.lengths)[:, None]
         weight = counts.ravel().astype(outputs.dtype)
-    return loss(rows, y.reshape(len(rows), *y.shape[2:]), weight)[1].reshape(outputs.shape)
+    value, gradient = loss(rows, y.reshape(len(rows), *y.shape[2:]), weight)
+    return value, gradient.reshape(outputs.shape)
 
 
 def _norms(path, module, rows, flow):

@@ -85,6 +85,50 @@ def gradient_flow_history(callback, path=None):
     return _written(figure, path)
 
 
+def layer_statistics(report, path=None):
+    """Draw a `LayersReport`, layer by layer; see `dd.layer_statistics`. Returns the Figure."""
+    figure, (activations, gradients, shares, updates) = _figure(4)
+    names, layers = list(report.layers), list(report.layers.values())
+    at = np.arange(len(names))
+    activations.errorbar(at, [layer.mean for layer in layers], [layer.std for layer in layers], fmt="o", capsize=4)
+    activations.set(title="results: mean and std")
+    for label, number in (("dL/dW", "weight_gradient"), ("dL/db", "bias_gradient"), ("dL/da", "activation_gradient")):
+        gradients.plot(at, [getattr(layer, number) for layer in layers], marker="o", linestyle="", label=label)
+    gradients.set(title="gradients: norm", yscale="log")
+    shares.bar(at - 0.2, [layer.dead for layer in layers], 0.4, label="dead ReLUs")
+    shares.bar(at + 0.2, [layer.saturated for layer in layers], 0.4, label="saturated")
+    shares.set(title="share", ylim=(0, 1))
+    updates.plot(at, [layer.update_ratio for layer in layers], marker="o", linestyle="")
+    updates.axhline(1e-3, color="0.6", linewidth=0.8)
+    updates.set(title="update / weights", yscale="log")
+    for axes in (activations, gradients, shares, updates):
+        axes.set_xticks(at, names, rotation=90)
+        axes.set_xlim(-0.5, len(names) - 0.5)
+    gradients.legend()
+    shares.legend()
+    return _written(figure, path)
+
+
+def layer_statistics_history(callback, path=None):
+    """Draw a `callbacks.LayerStatistics`: for every layer, how its numbers change with the updates. Returns the
+    Figure."""
+    figure, places = _figure(4)
+    shown = {
+        "std": "results: std",
+        "activation_gradient_rms": "dL/da: root mean square",
+        "update_ratio": "update / weights",
+        "dead": "share of dead ReLUs",
+    }
+    for axes, (number, title) in zip(places, shown.items(), strict=True):
+        for i, (name, numbers) in enumerate(callback.numbers.items()):
+            if not np.isnan(numbers[number]).all():
+                axes.plot(callback.updates, numbers[number], marker=".", color=f"C{i}", label=name)
+        axes.set(title=title, xlabel="update", yscale="linear" if number == "dead" else "log")
+        if axes.lines:
+            axes.legend()
+    return _written(figure, path)
+
+
 def class_activation(model, image, label=None, path=None):
     """Draw which parts of an image speak for a class.
 

@@ -72,4 +72,6 @@ class Reporter:
             self.last = "".join(f", {name} {row[name]:.4f}" for name in names if name.startswith("val_"))
         elif self.shown:
             text = ", ".join(f"{name} {row[name]:.4f}" for name in names)
-            print(f"epoch {row['epoch']}/{self.trainer._last_epoch}: {text} ({row['seconds']:.2f} s)", file=sys.stderr)
+            print(
+                f"epoch {row['epoch']:g}/{self.trainer._last_epoch}: {text} ({row['seconds']:.2f} s)", file=sys.stderr
+            )

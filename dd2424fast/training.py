@@ -1,10 +1,12 @@
 """The training loop: one update, one evaluation, and the epochs around them."""
 
 import contextlib
+import copy
 import math
 import signal
 import threading
 import time
+from collections import deque
 from collections.abc import Iterable
 
 import numpy as np
@@ -22,6 +24,8 @@ from .nn.module import AUGMENTATION, Module
 from .optim import Optimizer
 from .reporter import Reporter
 
+TIME_BUDGET = "time budget"  # the stop reason
+
 
 class TrainingDiverged(FloatingPointError):
     """The loss or a gradient is not finite: the update was not applied, the parameters are those before it. Or a
@@ -31,14 +35,17 @@ class TrainingDiverged(FloatingPointError):
     ----------
     update : int
         Number of the update, from 0.
+    report : divergence.DivergenceReport or None
+        What the update's replay found: the first layer and operand that are not finite, the losses before, what to
+        change. It prints. None where no update was replayed: in `find_lr`, and when a checkpoint was to be saved.
     """
 
-    def __init__(self, message, update):
+    def __init__(self, message, update, report=None):
         super().__init__(message)
-        self.update = update
+        self.update, self.report = update, report
 
     def __reduce__(self):
-        return type(self), (self.args[0], self.update)
+        return type(self), (self.args[0], self.update, self.report)
 
 
 class Trainer(Configured):
@@ -94,6 +101,8 @@ class Trainer(Configured):
         self._callbacks = ()
         self._callback_states = {}  # of an interrupted fit, until the next one takes them up
         self._outputs = self._targets = self._weights = None  # of the last update, as rows
+        self._recent = deque(maxlen=16)  # of the last updates: (loss, norm of the gradient if it was computed)
+        self._replays = True  # whether a diverged update is explained
 
     # ---- one update ------------------------------------------------------------------------------------------------
 
@@ -116,7 +125,8 @@ class Trainer(Configured):
         Raises
         ------
         TrainingDiverged
-            The loss or the gradient is not finite; parameters and running statistics are left as they were.
+            The loss or the gradient is not finite; parameters and running statistics are left as they were. The update
+            is replayed once with NumPy's kernels, to say where; see the exception's `report`.
         ValueError, TypeError
             x or y does not fit the model; nothing was changed.
         """
@@ -132,10 +142,10 @@ class Trainer(Configured):
             gradient = work.array(self, "doutputs", outputs.shape, outputs.dtype)
             loss, gradient = self._loss_of(batch, outputs, y, weight, gradient)
             if not math.isfinite(loss):
-                self._diverged(f"the loss is {loss}", batch)
+                self._diverged(f"the loss is {loss}", batch, loss, before, carried)
             self._outputs, self._targets, self._weights = outputs, y, weight
             model._backward(gradient, work, False)
-            self._apply(batch)
+            self._recent.append((loss, self._apply(batch, loss, before, carried)))
         except Exception:
             if before is not None:  # the forward pass has moved the running statistics
                 model.buffers[...] = before
@@ -155,22 +165,25 @@ class Trainer(Configured):
                 batch.check_labels(outputs.shape[1], self.loss.ignore_index)
             raise
 
-    def _apply(self, batch):
-        """Clip the gradients and let the optimizer update the parameters."""
-        gradients = self.model.gradients
+    def _apply(self, batch, loss, buffers, carried):
+        """Clip the gradients and let the optimizer update the parameters; returns the gradients' norm, if it was
+        computed. What the update began with is for the report, should it diverge."""
+        gradients, norm = self.model.gradients, None
         finite = True
         if self.clip_value is not None:
             finite = kernels.clip_by_value(gradients, self.clip_value)
         elif self.clip_norm is None:
             finite = kernels.all_finite(gradients)
         if finite and self.clip_norm is not None:
-            finite = math.isfinite(kernels.clip_by_norm(gradients, self.clip_norm))
+            norm = kernels.clip_by_norm(gradients, self.clip_norm)
+            finite = math.isfinite(norm)
         if not finite:
-            self._diverged("the gradient is not finite", batch)
+            self._diverged("the gradient is not finite", batch, loss, buffers, carried)
         if self.model.buffers.size and not kernels.all_finite(self.model.buffers):
-            self._diverged("a running statistic is not finite", batch)
+            self._diverged("a running statistic is not finite", batch, loss, buffers, carried)
         self.optimizer.update(self.model, self._rate(self.update))
         self.update += 1
+        return norm
 
     def _rate(self, update):
         """The learning rate of an update."""
@@ -178,14 +191,22 @@ class Trainer(Configured):
             return self.optimizer.lr
         return real_in(f"schedule({update})", self.schedule(update), 0, math.inf, include_high=False)
 
-    def _diverged(self, what, batch):
-        """Raise, naming the input where that is to blame."""
-        hint = "x is finite: lower the learning rate, or clip the gradient (clip_norm)"
+    def _diverged(self, what, batch, loss, buffers, carried):
+        """Raise, with what the update's replay finds, naming the input where that is to blame."""
+        hint, report, first = "x is finite: lower the learning rate, or clip the gradient (clip_norm)", None, ""
         for name, a in (("y", np.asarray(batch.y)), ("x", self.model._input(batch.x))):
             bad = np.argwhere(~np.isfinite(a)) if a.dtype.kind == "f" else ()
             if len(bad):
                 hint = f"{name} holds {a[tuple(bad[0])]} at {tuple(int(i) for i in bad[0])}"
-        raise TrainingDiverged(f"update {self.update}: {what}; it was not applied. {hint}", self.update)
+        if self._replays:
+            from .divergence import explain
+
+            report = explain(self, batch, loss, buffers, carried)
+            if report.twin_is_finite and not report.at_the_edge:
+                hint = "The same update is finite with NumPy's kernels: a fast kernel is wrong, report it"
+            if report.operand not in ("x", "y", "loss"):
+                first = f". Not finite first: {report.where}"
+        raise TrainingDiverged(f"update {self.update}: {what}; it was not applied{first}. {hint}", self.update, report)
 
     # ---- evaluation ------------------------------------------------------------------------------------------------
 
@@ -225,20 +246,12 @@ class Trainer(Configured):
         language = isinstance(self.model, LanguageModel) and self.loss.is_likelihood
         tokenizer, read = batches.corpus and batches.corpus.tokenizer, []
         for batch in batches.of_epoch(0, 0):
-            if batch.begins:
-                work.carried = None
-            if self._all_ignored(batch):
+            scores = self._scores(batch, work, flip, batches.batch_size)
+            if scores is None:
                 continue
-            outputs, y, weights = batch.through(self.model, work)
-            if flip:
-                p = with_mirrored(kernels.softmax(outputs), self.model, self.model._input(batch.x), batches.batch_size)
-                outputs = logarithm(p)
-            loss, _ = self._loss_of(batch, outputs, y, weights, np.empty_like(outputs))
-            share = self.loss.weight_of(y, weights)
+            loss, share, right, counted, y = scores
             total, weight = total + loss * share, weight + share
-            if self.loss.classifies:
-                right, counted = self.loss.correct(outputs, y)
-                correct, rows = correct + right, rows + counted
+            correct, rows = correct + right, rows + counted
             if language and tokenizer is not None:
                 read.append(y[y != self.loss.ignore_index])
         if not weight:
@@ -252,6 +265,21 @@ class Trainer(Configured):
             if characters:
                 found["bits_per_character"] = metrics.bits_per_character(found["loss"], int(rows), characters)
         return found
+
+    def _scores(self, batch, work, flip, batch_size):
+        """A batch's mean loss, its weight, how many rows are classified rightly and how many count, and the rows'
+        targets; None where no row counts."""
+        if batch.begins:
+            work.carried = None
+        if self._all_ignored(batch):
+            return None
+        outputs, y, weights = batch.through(self.model, work)
+        if flip:
+            p = with_mirrored(kernels.softmax(outputs), self.model, self.model._input(batch.x), batch_size)
+            outputs = logarithm(p)
+        loss, _ = self._loss_of(batch, outputs, y, weights, np.empty_like(outputs))
+        right, counted = self.loss.correct(outputs, y) if self.loss.classifies else (0, 0)
+        return loss, self.loss.weight_of(y, weights), right, counted, y
 
     def _all_ignored(self, batch):
         """Whether no row of a batch counts: it has no mean loss, and nothing to learn from."""
@@ -274,6 +302,7 @@ class Trainer(Configured):
         progress=True,
         shuffle=True,
         augment=None,
+        time_budget=None,
     ):
         """Train for a number of epochs.
 
@@ -300,6 +329,13 @@ class Trainer(Configured):
         augment : callable, optional
             `augment(x, key)` returns the batch to train on, such as `data.Augment`; key is a pure function of (seed,
             update). Where it has a method `targets(y, key, classes)`, that returns the batch's targets.
+        time_budget : float, optional
+            Seconds that this call may take. Training ends before the update that would not fit, with the evaluation
+            that follows, by the time that those before it took; one update is always made. An epoch that was cut gets
+            its row in the history too, of its part until then: its "epoch" is a fraction (the epoch's number over an
+            iterable without a length). The callbacks see that as an epoch's end. Call fit again to go on, as after an
+            interruption; where a callback has put other weights into the model (BestModel, EarlyStopping,
+            WeightAverage), load the checkpoint first, or training goes on from those weights.
 
         Returns
         -------
@@ -307,14 +343,47 @@ class Trainer(Configured):
             `stop_reason` of the trainer tells why training ended: None where all epochs were made.
         """
         epochs, batch_size = positive_integer("epochs", epochs), positive_integer("batch_size", batch_size)
-        if augment is not None and not callable(augment):
-            raise TypeError(f"augment: expected a function of (x, key), got {type(augment).__name__}")
+        budget = None
+        if time_budget is not None:
+            from .forecast import TimeBudget
+
+            budget = TimeBudget(real_in("time_budget", time_budget, 0, math.inf, include_low=False))
         if not isinstance(callbacks, Iterable):
             raise TypeError(f"callbacks: expected a sequence of them, got {type(callbacks).__name__}")
         callbacks = list(callbacks)
         for i, callback in enumerate(callbacks):
             if not isinstance(callback, Callback):
                 raise TypeError(f"callbacks[{i}]: expected a Callback, got {type(callback).__name__}")
+        batches, validation = self._batches(train, validation, batch_size, augment, callbacks, shuffle)
+        callbacks = sorted(callbacks, key=lambda callback: callback.order)
+        if self._first_epoch is None:
+            self._first_epoch = self.epoch
+        self._last_epoch = self._first_epoch + epochs
+        self._restore_callbacks(callbacks)
+        if self._progress is not None:
+            self.history.drop_after(self.epoch)  # the row of the part of an epoch that is now completed
+        self.stop_reason = self._outputs = None
+        with _interrupts(self), Reporter(self, progress, batches) as report:
+            try:
+                for callback in callbacks:
+                    callback.fit_begins(self)
+                if budget is not None and self.stop_reason is None:
+                    budget.begin(self, validation)
+                while self.epoch < self._last_epoch and self.stop_reason is None:
+                    self._one_epoch(batches, validation, callbacks, augment, report, budget)
+                if self.stop_reason == "interrupted":
+                    self._callback_states = self._callback_states or self.callback_states()
+                elif self.stop_reason != TIME_BUDGET:
+                    self._first_epoch = self._progress = None
+            finally:
+                for callback in callbacks:
+                    callback.fit_ends(self)
+        return self.history
+
+    def _batches(self, train, validation, batch_size, augment, callbacks=(), shuffle=True):
+        """The batches to train on, and what is evaluated; both are checked."""
+        if augment is not None and not callable(augment):
+            raise TypeError(f"augment: expected a function of (x, key), got {type(augment).__name__}")
         sequences = self.model.takes_lengths
         batches = Batches(
             train, batch_size, self.seed if shuffle else None, True, self._fewest_rows(callbacks), "train", sequences
@@ -323,26 +392,7 @@ class Trainer(Configured):
             validation = batches.corpus
         if validation is not None:
             Batches(validation, batch_size, None, True, name="validation", takes_lengths=sequences)
-        callbacks = sorted(callbacks, key=lambda callback: callback.order)
-        if self._first_epoch is None:
-            self._first_epoch = self.epoch
-        self._last_epoch = self._first_epoch + epochs
-        self._restore_callbacks(callbacks)
-        self.stop_reason = self._outputs = None
-        with _interrupts(self), Reporter(self, progress, batches) as report:
-            try:
-                for callback in callbacks:
-                    callback.fit_begins(self)
-                while self.epoch < self._last_epoch and self.stop_reason is None:
-                    self._one_epoch(batches, validation, callbacks, augment, report)
-                if self.stop_reason == "interrupted":
-                    self._callback_states = self.callback_states()
-                else:
-                    self._first_epoch = self._progress = None
-            finally:
-                for callback in callbacks:
-                    callback.fit_ends(self)
-        return self.history
+        return batches, validation
 
     def _fewest_rows(self, callbacks=()):
         """Of a batch: a batch normalisation that is trained, or will be, has no variance of one row."""
@@ -350,11 +400,14 @@ class Trainer(Configured):
         norms = (module for _, module in self.model.modules() if isinstance(module, BatchNorm))
         return 2 if any(thaw or not norm.frozen for norm in norms) else 1
 
-    def _one_epoch(self, batches, validation, callbacks, augment, report):
+    def _one_epoch(self, batches, validation, callbacks, augment, report, budget):
         started = time.perf_counter()
         done, total, correct, weight, rows = self._progress or (0, 0.0, 0, 0.0, 0)
         report.epoch_begins(done)
         for batch in batches.of_epoch(self.epoch, done):
+            if budget is not None and not budget.allows_update():
+                self._cut_epoch(started, len(batches), validation, callbacks, report)
+                return
             if batch.begins:
                 self.model._training_work().carried = None
             if augment is not None:
@@ -375,7 +428,17 @@ class Trainer(Configured):
                 return
         if not rows:
             raise ValueError("train: expected at least one row, and one label in y that counts, got none")
-        row = {"epoch": self.epoch + 1, "loss": total / weight if weight else math.nan}
+        with contextlib.nullcontext() if budget is None else budget.closing():
+            row = self._end_epoch(started, None, validation, callbacks, report)
+            for callback in callbacks:
+                if isinstance(callback, Checkpoint):
+                    callback.epoch_ends(self, row)
+
+    def _end_epoch(self, started, made, validation, callbacks, report):
+        """Evaluate, and add a row to the history: of a whole epoch, or where `made` tells how many epochs were made, of
+        the part of one."""
+        _, total, correct, weight, rows = self._progress
+        row = {"epoch": self.epoch + 1 if made is None else made, "loss": total / weight if weight else math.nan}
         if self.loss.classifies:
             row["accuracy"] = correct / rows
         with contextlib.ExitStack() as evaluation:
@@ -386,16 +449,35 @@ class Trainer(Configured):
                 row.update({f"val_{name}": value for name, value in self.evaluate(validation).items()})
             row["lr"] = self._rate(self.update - 1)
             row["seconds"] = time.perf_counter() - started
-            self._progress = None
-            self.epoch += 1
+            if made is None:
+                self._progress = None
+                self.epoch += 1
             self.history.add(row)
             report.epoch_ends(row)
             for callback in callbacks:
                 if not isinstance(callback, Checkpoint):
                     callback.epoch_ends(self, row)
+        return row
+
+    def _cut_epoch(self, started, length, validation, callbacks, report):
+        """End training within an epoch of `length` batches (0: not known), or before it, so that it can go on later."""
+        self.stop_reason = TIME_BUDGET
         for callback in callbacks:
             if isinstance(callback, Checkpoint):
-                callback.epoch_ends(self, row)
+                callback.stopped(self)
+        # What the callbacks make of the part of an epoch is not theirs to keep: they will see the whole one.
+        self._callback_states = copy.deepcopy(self.callback_states())
+        if self._progress is not None:
+            made = self.epoch + (self._progress[0] / length if length else 1)
+            self._end_epoch(started, made, validation, callbacks, report)
+            if self.stop_reason != "interrupted":
+                self.stop_reason = TIME_BUDGET
+
+    def _updates_left(self, epochs, length):
+        """(epochs, updates) that `fit` would make, by epochs of `length` batches."""
+        first = self.epoch if self._first_epoch is None else self._first_epoch
+        left = max(first + epochs - self.epoch, 0)
+        return left, left * length - (self._progress[0] if left and self._progress else 0)
 
     def _augment(self, batch, augment):
         key = kernels.stream_key(self.seed, AUGMENTATION << 32, self.update)
@@ -430,6 +512,38 @@ class Trainer(Configured):
         from .learning_rates import range_test
 
         return range_test(self, train, low, high, updates, batch_size, augment)
+
+    def estimate(self, train, validation=None, *, epochs=1, batch_size=100, updates=20, threads=None, augment=None):
+        """Measure how long a fit will take, in how much memory, and which thread count is best; everything is then as
+        it was before.
+
+        `updates` updates are made at each thread count, in turns, and the evaluation of a few batches. After an
+        interrupted fit the forecast is of what is left of it.
+
+        Parameters
+        ----------
+        train, validation, augment : as for `fit`
+            An iterable must have a length.
+        epochs, batch_size : int
+            As for `fit`.
+        updates : int
+            At least 5.
+        threads : int, optional
+            Highest thread count to try; default: the CPUs that this process may use.
+
+        Returns
+        -------
+        Forecast
+            `seconds` from `low` to `high`, `bytes`, `threads`; it prints as a table. Callbacks are not in it.
+
+        Raises
+        ------
+        TrainingDiverged
+            An update that was tried had no finite loss or gradient.
+        """
+        from .forecast import estimate
+
+        return estimate(self, train, validation, epochs, batch_size, updates, threads, augment)
 
     # ---- checkpoints -----------------------------------------------------------------------------------------------
 

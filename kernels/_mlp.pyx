@@ -657,6 +657,7 @@ cdef class Batch:
     cdef void gather(self, const int64_t* which, Py_ssize_t n, Rows* rows) noexcept nogil:
         """Rows `which` of all, one after the other."""
         cdef Py_ssize_t i
+        cdef int threads
         rows[0] = self.all
         rows.N, rows.which = n, which
         if self.all.x != NULL:
@@ -667,9 +668,10 @@ cdef class Batch:
             rows.targets = self.targets
         if self.all.weight != NULL:
             rows.weight = self.weight
+        threads = team_size(n * self.D, PIECE)
+        for i in prange(n if self.all.x != NULL else 0, num_threads=threads, schedule="static", use_threads_if=threads > 1):
+            memcpy(self.x + i * self.D, self.all.x + which[i] * self.D, self.D * sizeof(real))
         for i in range(n):
-            if self.all.x != NULL:
-                memcpy(self.x + i * self.D, self.all.x + which[i] * self.D, self.D * sizeof(real))
             if self.all.labels != NULL:
                 self.labels[i] = self.all.labels[which[i]]
             if self.all.targets != NULL:

@@ -414,9 +414,17 @@ def mlp_gradient(plan, parameters, buffers, x, y, sample_weight=None, alpha=0.0,
 
 
 def _check_strength(name, value):
-    if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not 0 <= value < np.inf:
+    number = isinstance(value, int | float | np.number) and not isinstance(value, bool | np.complexfloating)
+    if not number or not 0 <= value <= np.finfo(np.float64).max:
         raise ValueError(f"{name}: expected a finite number of at least 0, got {value!r}")
     return float(value)
+
+
+def _check_size(name, size, least):
+    whole = hasattr(size, "__index__") and not isinstance(size, bool | np.ndarray)
+    if not whole or not least <= size.__index__() < 2**62:
+        raise ValueError(f"{name}: expected an integer of at least {least}, got {size!r}")
+    return size.__index__()
 
 
 def _check_gradient(plan, parameters, buffers, x, y, sample_weight=None, alpha=0.0, seed=0, update=0, gradients=None):
@@ -491,8 +499,9 @@ def mlp_updates(
     Returns
     -------
     loss, penalty : float
-        Means over the rows (with `of`: sums so far of what will be these), each batch's before its update. Where one is not finite, or a gradient is not, training
-        ends there: that update is not made, and what is returned is NaN or infinite.
+        Means over the rows (with `of`, what is so far of them), each batch's before its update. Where one is not
+        finite, or a gradient is not, training ends there: that update is not made, and what is returned is NaN or
+        infinite.
     """
     rows = np.arange(x.shape[0]) if order is None else order
     starts = list(range(0, len(rows), batch_size))
@@ -506,9 +515,10 @@ def mlp_updates(
         if weight is not None and not weight.any():
             continue
         kept = buffers.copy()
-        of_batch = mlp_gradient.numpy(
-            plan, parameters, buffers, x[batch], y[batch], weight, alpha, seed, solver.t, gradients
-        )
+        with np.errstate(over="ignore", invalid="ignore"):
+            of_batch = mlp_gradient.numpy(
+                plan, parameters, buffers, x[batch], y[batch], weight, alpha, seed, solver.t, gradients
+            )
         loss += of_batch[0] * len(batch) / of
         penalty += of_batch[1] * len(batch) / of
         if not (np.isfinite(loss + penalty) and all_finite.numpy(gradients) and np.isfinite(buffers).all()):
@@ -573,25 +583,21 @@ def _check_updates(
         if not len(order) or not 0 <= order.min() <= order.max() < len(y):
             raise ValueError(f"order: expected numbers of rows, from 0 to {len(y) - 1}, and at least one")
         order = np.ascontiguousarray(order)
-    if isinstance(batch_size, bool) or not hasattr(batch_size, "__index__") or batch_size < 1 + plan.batch_norm:
-        raise ValueError(f"batch_size: expected an integer of at least {1 + plan.batch_norm}, got {batch_size!r}")
     rows = len(y if order is None else order)
     if plan.batch_norm and rows == 1:
         raise ValueError("x: expected at least two rows, since batch normalisation needs a variance; got one")
     seed, _, _ = check_stream_key(seed, 0, 0)
-    batch_size = min(int(batch_size), rows)
+    batch_size = min(_check_size("batch_size", batch_size, 1 + plan.batch_norm), rows)
     alpha = _check_strength("alpha", alpha)
     so_far = _check_so_far(so_far)
-    if of is not None and (isinstance(of, bool) or not hasattr(of, "__index__") or of < rows):
-        raise ValueError(f"of: expected an integer of at least {rows}, the rows of this call, got {of!r}")
-    of = rows if of is None else int(of)
+    of = rows if of is None else _check_size("of", of, rows)
     return plan, parameters, buffers, solver, x, y, sample_weight, order, batch_size, alpha, seed, so_far, of
 
 
 def _check_so_far(so_far):
     pair = isinstance(so_far, tuple | list) and len(so_far) == 2
-    if not pair or not all(isinstance(value, int | float | np.floating) for value in so_far):
-        raise TypeError(f"so_far: expected (loss, penalty), two numbers, got {so_far!r}")
+    if not pair or not all(isinstance(value, float | np.floating) for value in so_far):
+        raise TypeError(f"so_far: expected (loss, penalty), two floats, got {so_far!r}")
     return float(so_far[0]), float(so_far[1])
 
 

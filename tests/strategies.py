@@ -561,7 +561,54 @@ def _global_avg_pool2d_backward(m):
 _TWO_BETAS = dict(beta1=(0.0, 0.9), beta2=(0.0, 0.999), eps=(1e-8, 1e-3))
 _MOMENTS = "first_moment", "second_moment"
 
+
 # From each kernel's name to a function that draws keyword arguments for it, every parameter among them.
+def _mlp(m, learns=True):
+    """A network and its data."""
+    output = m.number(*dd.kernels.mlp.OUTPUTS)
+    activation = m.number(*ACTIVATIONS, SOFTPLUS)
+    sizes = tuple(m.number(1, 3, 8, 17, 33) for _ in range(m.number(2, 3, 4)))
+    plan = dd.kernels.MLPPlan(sizes, activation, output, m.number(True, False), m.number(0.0, 0.3))
+    N, K = m.number(2, 3, 8, 17), sizes[-1]
+    call = dict(
+        plan=plan,
+        parameters=m.rng.uniform(-0.3, 0.3, plan.parameters).astype(m.dtype),
+        buffers=m.rng.uniform(0.5, 2, plan.buffers).astype(m.dtype),
+        x=m.real(N, sizes[0]),
+    )
+    if learns:
+        y = m.layout(m.rng.integers(0, K, N)) if output == "softmax" else m.uniform(0, 1, N, K)
+        call |= dict(y=y, sample_weight=m.maybe(m.uniform, 0.5, 2, N))
+    return call
+
+
+def _mlp_outputs(m):
+    call = _mlp(m, False)
+    return call | dict(out=m.out(len(call["x"]), call["plan"].sizes[-1]))
+
+
+def _mlp_gradient(m):
+    call = _mlp(m)
+    more = dict(alpha=m.number(0.0, 0.5), seed=m.number(0, 2**64 - 1), update=m.number(0, 7))
+    return call | more | dict(gradients=m.out(call["plan"].parameters))
+
+
+def _mlp_updates(m):
+    call = _mlp(m)
+    state = [m.own(call["plan"].parameters) for _ in range(2)]
+    for vector in state:
+        vector *= 0.05  # a large velocity would carry exp out of float32
+    solver = m.number(
+        dd.kernels.SGDSolver(state[0], 0.01, nesterov=m.number(True, False)),
+        dd.kernels.AdamSolver(*state, 0.01, epsilon=0.1, t=m.number(0, 5)),
+    )
+    N = len(call["x"])
+    order = m.maybe(lambda: m.layout(m.rng.integers(0, N, N)))
+    more = dict(order=order, batch_size=m.number(2, 3, 50), alpha=m.number(0.0, 0.5), seed=m.number(0, 5))
+    more |= dict(so_far=m.number((0.0, 0.0), (1.5, 0.25)), of=m.number(None, 2 * N))
+    return call | dict(solver=solver) | more
+
+
 KERNELS = {
     "matmul": _matmul,
     "pack": _pack,
@@ -614,6 +661,10 @@ KERNELS = {
     **_recurrent("lstm", 4, norm=True),
     **_recurrent("gru", 3),
     "generate_tokens": _generate_tokens,
+    "mlp_outputs": _mlp_outputs,
+    "mlp_loss": _mlp,
+    "mlp_gradient": _mlp_gradient,
+    "mlp_updates": _mlp_updates,
     "take_rows": _take_rows,
     "scatter_rows": _scatter_rows,
 }

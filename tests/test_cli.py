@@ -107,6 +107,14 @@ def test_failure_is_one_line_and_exit_1(args, message, tmp_path, monkeypatch):
     assert result.stdout == ""
 
 
+def test_a_diverged_training_is_explained_unless_quiet(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    loud, quiet = run("train", "linear", "--lr", "1e38"), run("train", "linear", "--lr", "1e38", "--quiet")
+    assert "\n- Lower the learning rate, 1e+38" in loud.stderr
+    assert len(quiet.stderr.splitlines()) == 1
+    assert "it was not applied" in quiet.stderr
+
+
 def test_debug_shows_the_traceback():
     result = run("train", "mlp", "--data", "no/such/folder", "--debug")
     assert isinstance(result.exception, FileNotFoundError)
@@ -370,6 +378,18 @@ def test_gradcheck_fails_with_exit_1(monkeypatch):
     result = run("gradcheck", "--hidden", "none")
     assert result.exit_code == 1
     assert "FAILED: worst 0.bias" in result.stdout
+    assert "- Layer 0, Linear(in_features=6, out_features=3), checked by itself: the gradient of bias" in result.stdout
+    result = run("gradcheck", "--hidden", "none", "--json")
+    assert result.exit_code == 1
+    assert "the gradient of bias" in json.loads(result.stdout)["explanation"][0]
+
+
+def test_gradcheck_along_directions():
+    result = run("gradcheck", "--features", 300, "--hidden", 200, "--directions", 2, "--json")
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout)
+    assert report["entries"] == 2 * len(report["errors"]) == 10
+    assert report["explanation"] == []
 
 
 @pytest.mark.parametrize("name", ["linear", "mlp", "mlp_bn"])

@@ -199,3 +199,75 @@ def test_a_training_does_not_go_on_with_another_augmentation(tmp_path):
     other = run(*options, "--flip", "--shift", 1, "--resume")
     assert other.exit_code == 1
     assert "the checkpoint was made with shift None (now 1)" in other.stderr
+
+
+# ---- the forecast and the time budget --------------------------------------------------------------------------------
+
+
+def test_estimate_trains_nothing(tmp_path):
+    options = ["train", "convnet", "--channels", "4", "--hidden", 8, "--epochs", 3, "--validation", 0.1, "--estimate"]
+    result = run(*options, "--flip", "--json", "--quiet")
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout)
+    assert (report["epochs"], report["updates"]) == (3, 3 * 13)
+    assert 0 < report["low"] <= report["seconds"] <= report["high"]
+    assert report["bytes"] == sum(report["parts"].values()) > 0
+    assert report["threads"] == 1
+    assert list(report["seconds_an_update"]) == ["1"]  # --threads, and the process's setting, are the most to try
+    text = run(*options)
+    assert text.stdout.startswith("training  3 epochs, 39 updates\ntime ")
+    assert "digits: 1,437 training" in text.stderr
+
+
+def test_estimate_of_what_is_left(tmp_path):
+    options = ["train", "linear", "--checkpoint", tmp_path / "c.safetensors", "--quiet"]
+    assert run(*options, "--epochs", 2).exit_code == 0
+    before = (tmp_path / "c.safetensors").read_bytes()
+    left = run(*options, "--epochs", 5, "--resume", "--estimate", "--json")
+    assert left.exit_code == 0, left.output
+    assert json.loads(left.stdout)["epochs"] == 3
+    assert (tmp_path / "c.safetensors").read_bytes() == before
+    other = run(*options, "--epochs", 5, "--resume", "--estimate", "--batch-size", 10)
+    assert "the checkpoint was made with batch-size 100 (now 10)" in other.stderr
+
+
+def test_a_time_budget_ends_training_and_it_goes_on(tmp_path):
+    """A budget that nothing fits into still makes one update."""
+    options = ["train", "mlp", "--epochs", 2, "--validation", 0.1, "--quiet", "--json"]
+    files = ["--checkpoint", tmp_path / "c.safetensors", "--output", tmp_path / "m.safetensors"]
+    cut = run(*options, *files, "--time-budget", 1e-9, "--csv", tmp_path / "c.csv")
+    assert cut.exit_code == 0, cut.output
+    report = json.loads(cut.stdout)
+    assert (report["updates"], report["stopped"]) == (1, "time budget")
+    assert report["epochs"] == pytest.approx(1 / 13)
+    assert len((tmp_path / "c.csv").read_text().splitlines()) == 2
+    assert dd.models.MLP.load(tmp_path / "m.safetensors").parameters.size == report["parameters"]
+    resumed = json.loads(run(*options, *files, "--resume").stdout)
+    whole = json.loads(run(*options).stdout)
+    assert resumed["updates"] == whole["updates"] == 2 * 13
+    assert resumed["test"] == whole["test"]
+    assert resumed["stopped"] is None
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["mlp", "--time-budget", 0], "--time-budget"),
+        (["mlp", "--time-budget", -3], "--time-budget"),
+        (["mlp", "--estimate", "--find-lr"], "--estimate has no effect with --find-lr"),
+        (["mlp", "--estimate", "--output", "m.safetensors"], "--output has no effect with --estimate"),
+        (["mlp", "--estimate", "--time-budget", 3], "--time-budget has no effect with --estimate"),
+        (["mlp", "--find-lr", "--time-budget", 3], "--time-budget has no effect with --find-lr"),
+        (["mlp", "--find-lr", "--confusion", "c.png"], "--confusion has no effect with --find-lr"),
+    ],
+)
+def test_wrong_usage_of_the_time(options, message):
+    result = run("train", *options)
+    assert result.exit_code == 2
+    assert message in result.stderr
+
+
+def test_a_budget_that_is_no_number():
+    result = run("train", "mlp", "--time-budget", "nan", "--quiet")
+    assert result.exit_code == 1
+    assert "time_budget: expected a number in (0, inf], got nan" in result.stderr

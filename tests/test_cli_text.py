@@ -192,6 +192,31 @@ def test_updates_may_end_within_an_epoch(folder, tmp_path):
     assert_same_model(tmp_path / "resumed", tmp_path / "whole")
 
 
+def test_estimate_trains_nothing(folder):
+    options = ["train", "lm", "--text", folder / "text.txt", *SMALL, "--estimate", "--quiet"]
+    windows = report(*options, "--epochs", 1)["updates"]
+    found = report(*options, "--updates", windows + 3)  # it ends within the second epoch
+    assert (found["updates"], found["epochs"]) == (windows + 3, 2)
+    assert 0 < found["low"] <= found["seconds"] <= found["high"]
+    refused = run(*options, "--sample-every", 5)
+    assert refused.exit_code == 2
+    assert "--sample-every has no effect with --estimate" in refused.stderr
+
+
+def test_a_time_budget_ends_training_and_it_goes_on(folder, tmp_path):
+    """A budget that nothing fits into still makes one update."""
+    options = ["train", "lm", "--text", folder / "text.txt", *SMALL, "--epochs", 2, "--quiet"]
+    files = ["--checkpoint", tmp_path / "c.safetensors", "--csv", tmp_path / "c.csv", "--plot", tmp_path / "c.png"]
+    cut = report(*options, *files, "--time-budget", 1e-9)
+    assert (cut["updates"], cut["stopped"]) == (1, "time budget")
+    assert [float(row["epoch"]) for row in rows_of(tmp_path / "c.csv")] == [cut["epochs"]]
+    assert 0 < cut["epochs"] < 1
+    resumed, whole = report(*options, *files, "--resume"), report(*options)
+    assert resumed["updates"] == whole["updates"]
+    assert resumed["validation"] == whole["validation"]
+    assert [float(row["epoch"]) for row in rows_of(tmp_path / "c.csv")] == [1, 2]
+
+
 def test_the_plot_shows_every_update_and_the_validation(folder, tmp_path, monkeypatch):
     """Also of a training that is shorter than an epoch, which has no validation."""
     drawn = []

@@ -11,7 +11,14 @@ pytestmark = [
 ]
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("README.md", "docs/text.md", "docs/images.md", "docs/estimators.md")
+PAGES = (
+    "README.md",
+    "docs/text.md",
+    "docs/images.md",
+    "docs/mlp.md",
+    "docs/estimators.md",
+    "docs/search.md",
+)
 BOOK = "".join(f"The {w} fox saw no. {i * i % 97}.\n" for i in range(200) for w in ("quick", "lazy", "old", "odd"))
 PLAY = "".join(f"{'ANN BOB'.split()[i * i % 7 % 2]}:\nI say {i * 7 % 11}.\n" for i in range(300))
 

@@ -1,8 +1,8 @@
 """The examples run, and say what they lack."""
 
+import csv
 import re
 import runpy
-import subprocess
 import sys
 from pathlib import Path
 
@@ -19,22 +19,6 @@ TEXT = "".join(
 )
 
 
-def test_assignment1(cifar, tmp_path):
-    command = [sys.executable, EXAMPLES / "assignment1.py", "--data", cifar, "--epochs", "2", "--output", "a.png"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
-    assert [line.split(",")[0] for line in lines[1:-1]] == ["softmax"] * 3 + ["3072-50-10"]
-    assert (tmp_path / "a.png").stat().st_size > 0
-
-
-def test_assignment1_says_that_it_needs_data(tmp_path):
-    command = [sys.executable, EXAMPLES / "assignment1.py", "--data", tmp_path]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    assert done.stderr.splitlines()[-1] == "Give --data PATH, or set DD2424FAST_DATA."
-
-
 # ---- images ----------------------------------------------------------------------------------------------------------
 
 
@@ -48,6 +32,154 @@ def example(monkeypatch, tmp_path):
         runpy.run_path(str(EXAMPLES / name), run_name="__main__")
 
     return run
+
+
+def table_of(printed, width):
+    """The last lines but one: names, and what stands beside them."""
+    rows = [line for line in printed.splitlines() if line[:width].strip()]
+    return {row[:width].strip(): row[width:].replace(",", "").split() for row in rows[:-1] if "%" in row[width + 20 :]}
+
+
+def csv_of(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_softmax_assignment(cifar, example, capsys, tmp_path):
+    with pytest.warns(UserWarning, match="loaded without the missing data_batch_3"):
+        example("assignment1_softmax.py", "--data", cifar, "--quick", "--output", "out")
+    printed = capsys.readouterr().out
+    assert printed.splitlines()[-1] == "plots and curves: out"
+    rows = table_of(printed, 50)
+    assert list(rows)[:4] == [
+        "lambda 0, eta 0.1",
+        "lambda 0, eta 0.001",
+        "lambda 0.1, eta 0.001",
+        "lambda 1, eta 0.001",
+    ]
+    assert len(rows) == 11
+    for name, numbers in rows.items():
+        for loss, cost in (numbers[:2], numbers[3:5], numbers[6:8]):
+            assert loss == cost if name.startswith("lambda 0,") else loss < cost
+    assert float(rows["both"][8].rstrip("%")) > 80  # it learns the stripes
+    curves = csv_of(tmp_path / "out" / "curves.csv")
+    assert {row["name"] for row in curves} == set(rows)
+    assert [row["epoch"] for row in curves] == ["0", "1", "2"] * 11
+    for row in curves[2::3]:
+        assert f"{float(row['train_loss']):.3f}" == rows[row["name"]][0]
+        assert f"{float(row['val_accuracy']):.2%}" == rows[row["name"]][5]
+    grid = csv_of(tmp_path / "out" / "grid.csv")
+    assert [row["val_accuracy"] for row in grid] == sorted((row["val_accuracy"] for row in grid), reverse=True)
+    assert f"batch {grid[0]['batch_size']}, eta {grid[0]['eta']}, lambda 0.01 / 10 every 1" in rows
+    pictures = [f"{name}.png" for name in ("course", "sigmoid", "better", "grid", "probabilities", "templates-4")]
+    assert all((tmp_path / "out" / name).stat().st_size > 0 for name in pictures)
+
+
+def test_the_softmax_assignment_is_the_courses(cifar):
+    module = runpy.run_path(str(EXAMPLES / "assignment1_softmax.py"))
+    with pytest.warns(UserWarning, match="loaded without the missing data_batch_3"):
+        images = module["Images"].load(cifar, None)
+    data = images.one_batch()
+    x, y = data.train
+    np.testing.assert_allclose(x.mean(axis=0), 0, atol=1e-6)
+    np.testing.assert_allclose(x.std(axis=0), 1, rtol=1e-5)
+    assert len(images.all_batches(held_out=1000).validation[0]) == 24  # a tenth of 240
+    plan = module["Plan"]("one step", lam=0.3, eta=0.1, batch_size=len(x), epochs=1)
+    rng = np.random.default_rng(4)
+    W, b = rng.normal(0, 0.01, (10, 3072)), rng.normal(0, 0.01, (10, 1))
+    X, Y, _ = dd.data.to_columns(x, y, classes=10)
+
+    def loss(W, b):
+        P = np.exp(W @ X + b)
+        P /= P.sum(axis=0)
+        return P, -np.log((P * Y).sum(axis=0)).mean()
+
+    result = module["train"](plan, data, seed=4)
+    P, before = loss(W, b)
+    assert result.curve[0]["train_loss"] == pytest.approx(before, rel=1e-5)
+    assert result.curve[0]["train_cost"] == pytest.approx(before + 0.3 * (W**2).sum(), rel=1e-5)
+    G = (P - Y) / len(x)
+    W, b = W - 0.1 * (G @ X.T + 0.6 * W), b - 0.1 * G.sum(axis=1, keepdims=True)
+    assert result.measures["train_cost"] == pytest.approx(loss(W, b)[1] + 0.3 * (W**2).sum(), rel=1e-4)
+
+
+def test_sigmoids_answer_with_the_likeliest_class(cifar):
+    module = runpy.run_path(str(EXAMPLES / "assignment1_softmax.py"))
+    with pytest.warns(UserWarning, match="loaded without the missing data_batch_3"):
+        data = module["Images"].load(cifar, None).one_batch()
+    result = module["train"](module["Plan"]("sigmoids", eta=0.01, epochs=3, sigmoid=True), data, seed=0)
+    x, y = data.test
+    p, right = module["probabilities"](result, data)
+    every = 1 / (1 + np.exp(-result.model.predict(x).astype(float)))
+    np.testing.assert_allclose(p, every[np.arange(60), y])
+    assert 0 < right.mean() == pytest.approx(result.measures["test_accuracy"])
+    losses = -np.where(np.eye(10)[y], np.log(every), np.log(1 - every)).mean()
+    assert result.measures["test_loss"] == pytest.approx(losses, rel=1e-5)
+
+
+def test_mlp_assignment(cifar, example, capsys, tmp_path):
+    with pytest.warns(UserWarning, match="loaded without the missing data_batch_3"):
+        example("assignment2_mlp.py", "--data", cifar, "--quick", "--output", "out")
+    printed = capsys.readouterr().out
+    assert printed.splitlines()[-1] == "plots and curves: out"
+    rows = table_of(printed, 44)
+    assert len(rows) == 23
+    updates = {name: int(numbers[1]) for name, numbers in rows.items()}
+    assert updates["50, n_s 5, 1 cycle, lambda 0.01"] == 10
+    assert updates["50, n_s 8, 3 cycles, lambda 0.01"] == 48
+    sizes = {name: int(numbers[0]) for name, numbers in rows.items()}
+    assert sizes["50, SGD, 0.01"] == 3072 * 50 + 50 + 50 * 10 + 10
+    assert sizes["50 50, batch norm"] - sizes["50 50"] == 4 * 50
+    curves = csv_of(tmp_path / "out" / "curves.csv")
+    assert {row["name"] for row in curves} == set(rows)
+    first = [row for row in curves if row["name"] == "50, n_s 5, 1 cycle, lambda 0.01"]
+    assert [row["update"] for row in first] == [str(i) for i in range(11)]
+    assert all(float(row["train_cost"]) > float(row["train_loss"]) for row in first)
+    assert max(first, key=lambda row: float(row["lr"]))["update"] == "6"  # the sixth was made at the highest rate
+    found = csv_of(tmp_path / "out" / "search.csv")
+    assert [row["search"] for row in found] == ["coarse"] * 3 + ["fine"] * 3
+    chosen = max(found[3:], key=lambda row: float(row["val_accuracy"]))
+    assert f"50, n_s 4, 3 cycles, lambda {float(chosen['lambda']):.3g}" in rows
+    parts = ("cycles", "search", "depth", "init", "optimizers", "dropout", "large", "lambdas")
+    assert all((tmp_path / "out" / f"{part}.png").stat().st_size > 0 for part in parts)
+
+
+def test_the_mlp_assignment_is_the_courses():
+    """Settings of the course: n_s of two epochs, of five; lambdas from 1e-5 to 1e-1, then around the best three."""
+    module = runpy.run_path(str(EXAMPLES / "assignment2_mlp.py"))
+    once, thrice = module["cycles_plans"](quick=False)
+    assert (once.updates, thrice.updates) == (1000, 4800)
+    assert [thrice.schedule(u) for u in (0, 800, 1600)] == pytest.approx([1e-5, 1e-1, 1e-5])
+    rows = np.zeros((45_000, 1)), np.zeros(45_000, int)
+    data = module["Data"](rows, rows, rows)
+    assert data.updates == 450
+    assert [plan.updates for plan in module["depth_plans"](5 * data.updates)] == [9000] * 4
+    tried = []
+
+    def search(plans, data, seed):
+        """As if accuracy fell with the distance of lambda from 1e-3."""
+        tried.append(list(plans))
+        result = module["Result"]
+        found = [result(p, None, [], 0, -abs(np.log10(p.lam) + 3), 0, 0) for p in tried[-1]]
+        return sorted(found, key=lambda r: -r.validation)
+
+    module["coarse_to_fine"].__globals__["search"] = search
+    coarse, _ = module["coarse_to_fine"](data, 30, 2, seed=0)
+    assert [{plan.updates for plan in plans} for plans in tried] == [{2 * 1800}, {3 * 1800}]
+    exponents = [np.log10([plan.lam for plan in plans]) for plans in tried]
+    assert -5 <= exponents[0].min() < -4.5 < -1.5 < exponents[0].max() <= -1
+    best = [np.log10(r.plan.lam) for r in coarse[:3]]
+    assert min(best) - 0.1 <= exponents[1].min()
+    assert exponents[1].max() <= max(best) + 0.1
+
+
+def test_first_weights_of_a_deviation():
+    module = runpy.run_path(str(EXAMPLES / "assignment2_mlp.py"))
+    for sigma in (1e-1, 1e-4):
+        plan = module["Plan"]("", 1, None, hidden=(50, 50), batch_norm=True, sigma=sigma)
+        net = dd.data.course_parameters(module["network"](plan, seed=0))
+        assert [W.std() for W in net["W"]] == pytest.approx([sigma] * 3, rel=0.1)
+        assert not any(b.any() for b in net["b"])
 
 
 def test_convnet_assignment(cifar, example, capsys, tmp_path):
@@ -96,7 +228,9 @@ def test_transfer_assignment(cifar, example, capsys, tmp_path):
         assert (tmp_path / "out" / name).stat().st_size > 0
 
 
-@pytest.mark.parametrize("name", ["assignment2_convnet", "assignment4_transfer"])
+@pytest.mark.parametrize(
+    "name", ["assignment1_softmax", "assignment2_mlp", "assignment2_convnet", "assignment4_transfer"]
+)
 def test_image_assignments_say_that_they_need_data(name, example, tmp_path):
     with pytest.raises(SystemExit) as stop:
         example(f"{name}.py", "--data", tmp_path)

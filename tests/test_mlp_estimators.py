@@ -131,13 +131,13 @@ def test_cutting_an_epoch_changes_no_bit(rows, monkeypatch):
     X, y, _ = rows
     for parameters in ({}, {"shuffle": False}, {"batch_norm": True, "batch_size": 89}, {"dropout": 0.5}):
         whole = classifier(**parameters).fit(X, y)
-        monkeypatch.setattr(mlp_training, "PART_WORK", 1.0)  # one update a part
+        one_update_a_stretch(monkeypatch)
         calls = count_calls(monkeypatch)
         cut = classifier(**parameters).fit(X, y)
         assert len(calls) == 5 * (1 if parameters.get("batch_size") == 89 else 6)
         monkeypatch.undo()
         np.testing.assert_array_equal(cut._network.parameters, whole._network.parameters)
-        np.testing.assert_allclose(cut.loss_curve_, whole.loss_curve_, rtol=1e-12)
+        assert cut.loss_curve_ == whole.loss_curve_
         assert cut._optimizer.t == whole._optimizer.t
 
 
@@ -151,6 +151,11 @@ def count_calls(monkeypatch, at=None, action=None):
 
     monkeypatch.setattr(dd.kernels, "mlp_updates", noted)
     return calls
+
+
+def one_update_a_stretch(monkeypatch):
+    monkeypatch.setattr(mlp_training, "FIRST_WORK", 1.0)
+    monkeypatch.setattr(mlp_training, "STRETCH", 0.0)
 
 
 class Tick:
@@ -171,7 +176,7 @@ STOPPING = {"dropout": 0.2, "batch_norm": True, "early_stopping": True, "validat
 @pytest.mark.parametrize("parameters", [{}, STOPPING], ids=str)
 def test_a_time_budget_ends_within_an_epoch_and_the_next_fit_takes_it_up(parameters, rows, monkeypatch):
     X, y, _ = rows
-    monkeypatch.setattr(mlp_training, "PART_WORK", 1.0)  # one update a part, which takes two looks at the clock
+    one_update_a_stretch(monkeypatch)  # which takes two looks at the clock
     parameters = {"batch_size": 15, **parameters}
     whole = classifier(max_iter=5, warm_start=True, **parameters).fit(X, y)
     per_epoch = whole._optimizer.t // 5
@@ -295,6 +300,22 @@ def test_early_stopping_by_a_validation_set(rows):
     watched = classifier(restore_best_weights=True, max_iter=20).fit(X[:60], y[:60], X_val=X[60:], y_val=wrong)
     assert watched.n_iter_ == 20
     assert watched.score(X[60:], wrong) == watched.best_validation_score_ > watched.validation_scores_[-1]
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.DataConversionWarning")
+@pytest.mark.parametrize("kind", ["int64", "bool", "float64", "str", "list", "one column"])
+def test_accuracy_is_scikit_learns(kind, rows):
+    X, names, _ = rows
+    y = np.searchsorted(NAMES, names)
+    y = {"list": y.tolist(), "one column": y[:, None], "bool": y > 0, "str": names}.get(kind, y)
+    y = y.astype(kind) if kind in ("int64", "float64") else y
+    estimator = classifier().fit(X, y)
+    expected, weights = accuracy_score(y, estimator.predict(X)), np.arange(90.0)
+    assert 0.4 < expected < 1
+    assert estimator.score(X, y) == expected
+    assert estimator.score(X, y, weights) == accuracy_score(y, estimator.predict(X), sample_weight=weights)
+    with pytest.raises(ValueError, match="inconsistent"):
+        estimator.score(X, y[:-1])
 
 
 def test_scores_are_scikit_learns():
@@ -669,6 +690,23 @@ def test_callbacks(rows):
     assert len([row for row in log if row["task_name"] == "epoch"]) == 4
     with pytest.raises(ZeroDivisionError):
         classifier().set_callbacks(Failing()).fit(X, y)
+
+
+class Everywhere(Recorder):
+    max_propagation_depth = None
+
+
+def test_callbacks_of_a_search_hear_of_every_fit(rows):
+    pytest.importorskip("sklearn.callback")
+    X, y, _ = rows
+    recorder = Everywhere()
+    GridSearchCV(classifier(), {"alpha": [0.1, 1.0]}, cv=2).set_callbacks(recorder).fit(X, y)
+    assert recorder.heard.count("epoch begins") == recorder.heard.count("epoch ends") == 5 * (2 * 2 + 1)
+    assert recorder.heard.count("setup") == recorder.heard.count("teardown") == 1
+    assert recorder.fitted.n_features_in_ == 6
+    timed = Everywhere()  # an epoch that time cuts off ends for them, too
+    classifier(time_budget=1e-9, batch_size=5).set_callbacks(timed).fit(X, y)
+    assert timed.heard.count("epoch begins") == timed.heard.count("epoch ends") == 1
 
 
 class Failing(Recorder):

@@ -403,6 +403,26 @@ def _generate_tokens(rng, dtype, N, T, H):
     return "lstm", [layer], _normal(rng, dtype, H, 80), None, states, np.zeros(N, np.int64), rng.random((N, T)), 0
 
 
+def _mlp(kernel):
+    """A network of two layers on data of ten batches of 100 rows, with Adam."""
+
+    def make(rng, dtype, D, H):
+        plan, rows = _kernels().MLPPlan((D, H, 10)), 1000 if kernel == "mlp_updates" else 100
+        parameters, buffers = _normal(rng, dtype, plan.parameters) * dtype.type(D**-0.5), np.empty(0, dtype)
+        x, y = _normal(rng, dtype, rows, D), rng.integers(0, 10, rows)
+        if kernel == "mlp_outputs":
+            return plan, parameters, buffers, x, np.empty((rows, 10), dtype)
+        if kernel == "mlp_loss":
+            return plan, parameters, buffers, x, y
+        if kernel == "mlp_gradient":
+            return plan, parameters, buffers, x, y, None, 1e-4, 0, 0, np.empty_like(parameters)
+        # A rate at which a thousand calls leave the parameters where they are, as far as results are compared.
+        solver = _kernels().AdamSolver(np.zeros_like(parameters), np.ones_like(parameters), 1e-12)
+        return plan, parameters, buffers, solver, x, y, None, rng.permutation(rows), 100, 1e-4, 0
+
+    return make
+
+
 def _take_rows(rng, dtype, R, V, D):
     return _normal(rng, dtype, V, D), rng.integers(0, V, R), np.empty((R, D), dtype)
 
@@ -537,6 +557,10 @@ _TABLE = [
         for way in ("forward", "backward")
     ),
     ("generate_tokens", "", _generate_tokens, [(1, 20, 100)], [(1, 50, 256)]),
+    *(
+        (kernel, "", _mlp(kernel), [(64, 100)], [(3072, 50)])
+        for kernel in ("mlp_outputs", "mlp_loss", "mlp_gradient", "mlp_updates")
+    ),
     ("take_rows", "", _take_rows, [(3200, 80, 128)], []),
     ("scatter_rows", "", _scatter_rows, [(3200, 80, 1024)], []),
 ]

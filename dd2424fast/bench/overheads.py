@@ -28,6 +28,22 @@ made = time.perf_counter()
 trainer.step(x, y)
 print(made - start, time.perf_counter() - made)
 """
+_MANY_FITS = """
+import numpy as np, resource
+import dd2424fast as dd
+rng = np.random.default_rng(0)
+x, y = rng.standard_normal((1000, 64)), np.arange(1000) % 10
+def memory():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * resource.getpagesize()
+def fit(alphas):
+    dd.fit_many(dd.MLPClassifier(max_iter=2), {"alpha": alphas}, x, y, seeds=1)
+alphas = np.logspace(-6, 0, 1000).tolist()
+fit(alphas[:100])
+before = memory()
+fit(alphas[100:])
+print(1e-3 * memory() / before)
+"""
 
 
 def measure_overheads(environment):
@@ -47,6 +63,9 @@ def measure_overheads(environment):
             ("import and model, warm caches, ms", "first step, warm caches, ms"): lambda: _in_fresh_processes(
                 _FIRST_STEP, environment
             ),
+            ("memory after 1,000 fits over that after 100",): lambda: _in_fresh_processes(
+                _MANY_FITS, environment, repeats=1
+            ),
             ("import and model, empty NUMBA_CACHE_DIR, ms", "first step, empty NUMBA_CACHE_DIR, ms"): lambda: (
                 _in_fresh_processes(_FIRST_STEP, cold, repeats=1)
             ),
@@ -64,7 +83,7 @@ def measure_overheads(environment):
 
 
 def _in_fresh_processes(program, environment, repeats=REPEATS):
-    """Milliseconds that the program prints, each the median over fresh processes."""
+    """Thousand times what the program prints, each the median over fresh processes: of seconds, milliseconds."""
     printed = [printed_by([sys.executable, "-c", program], environment).split() for _ in range(repeats)]
     return [round(1e3 * statistics.median(map(float, values)), 2) for values in zip(*printed, strict=True)]
 

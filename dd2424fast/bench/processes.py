@@ -42,7 +42,7 @@ class WorkerProcess:
         self.process = subprocess.Popen(
             [sys.executable, "-m", f"{__package__}.worker", self.library, str(self.threads)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, text=True,
-            env=worker_environment(self.threads),
+            env=worker_environment(self.threads), start_new_session=True,
         )  # fmt: skip
         return self
 
@@ -68,12 +68,17 @@ class WorkerProcess:
         return self.receive(limit)
 
     def cpu_seconds(self):
-        """CPU time used so far, all threads; 0 where the system does not tell."""
-        try:
-            fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
-        except OSError:
-            return 0.0
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        """CPU time used so far, by all threads, and by the processes that it has started and that are still there; 0
+        where the system does not tell."""
+        ticks = 0
+        for path in Path("/proc").glob("[0-9]*/stat"):
+            try:
+                fields = path.read_text().rpartition(")")[2].split()
+            except OSError:  # it has ended
+                continue
+            if int(fields[3]) == self.process.pid:  # the session
+                ticks += int(fields[11]) + int(fields[12])
+        return ticks / os.sysconf("SC_CLK_TCK")
 
     def __exit__(self, *error):
         if error[0] is not None:

@@ -27,7 +27,7 @@ class Report:
         threads, rounds, seconds.
     peaks : dict
         From a number of threads, as text, to {"float32": GFLOP/s, "float64": GFLOP/s, "copy": GB/s}.
-    training, ragged, generation, inference, scaling, kernels : list of dict
+    training, ragged, generation, inference, fits, scaling, kernels : list of dict
         One row a workload of the kind or kernel case: name, gflop, gbytes, threads; libraries, from a library to
         {"median_ms", "q1_ms", "q3_ms", "p10_ms", "runs", "rounds_ms"}, {"missing": module} or {"error": text};
         disturbance, what others took of the CPUs meanwhile. A workload's besides: tokens of a run, sizes, beside.

@@ -29,13 +29,13 @@ def run(workloads=None, libraries=None, threads=2, rounds=5, seconds=0.5, output
     ----------
     workloads : sequence of str, optional
         Names of workloads, or of all of a kind: "training", "ragged" (a batch of unequal sequences, and a full one with
-        as many tokens), "generation", "inference" (images a second in use), "scaling" (an update's time against time
-        steps, batch and units); "kernels" for the kernel cases, "memory" for what an update holds, "overheads" for
-        what Python, import and first use cost.
+        as many tokens), "generation", "inference" (images a second in use), "fits" (of estimators), "scaling" (an
+        update's time against time steps, batch and units); "kernels" for the kernel cases, "memory" for what an update
+        holds, "overheads" for what Python, import and first use cost.
         Default: all workloads but scaling.
     libraries : sequence of str, optional
-        Of "fast", "numpy", "numpy32", "torch", "torch_lean", "jax" and "course"; default: all, for scaling "fast". The
-        table says where one is not installed.
+        Of "fast", "numpy", "numpy32", "torch", "torch_lean", "jax", "sklearn" and "course"; default: all, for scaling
+        "fast". The table says where one is not installed.
     threads : int
         For every library.
     rounds : int

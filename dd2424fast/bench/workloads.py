@@ -13,7 +13,7 @@ import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
-FAMILIES = ("feedforward", "images", "recurrent", "generation")
+FAMILIES = ("feedforward", "images", "recurrent", "generation", "estimators")
 
 # From a kind of workload, which has a table of its own, to what one run of it is.
 KINDS = {
@@ -21,11 +21,12 @@ KINDS = {
     "ragged": "update",
     "generation": "text",
     "inference": "batch",
+    "fits": "fit",
     "scaling": "update",
 }
 
 # Kinds whose workloads are compared with each other, and take turns as the libraries do.
-TOGETHER = ("ragged", "scaling")
+TOGETHER = ("ragged", "fits", "scaling")
 
 # What every library is compared with: a float64 script as the course's students write it.
 REFERENCE = "course"
@@ -38,11 +39,12 @@ LIBRARIES = {
     "torch": "PyTorch",
     "torch_lean": "PyTorch lean",
     "jax": "JAX",
+    "sklearn": "scikit-learn",
     REFERENCE: "course float64",
 }
 
 # The strongest of these is what a row of ours has to beat.
-PEERS = ("numpy32", "torch", "torch_lean", "jax")
+PEERS = ("numpy32", "torch", "torch_lean", "jax", "sklearn")
 
 
 class Task:
@@ -129,11 +131,13 @@ def builders(peers):
     return {"fast": _ours("fast"), "numpy": _ours("numpy"), **peers}
 
 
-def register(name, model, task, peers, kind="training", beside=""):
-    """Add a workload, whose name must be new; `peers` are the builders of other libraries."""
+def register(name, model, task, peers, kind="training", beside="", twin=True):
+    """Add a workload, whose name must be new; `peers` are the builders of other libraries. Without `twin` the NumPy
+    twin, which would take too long, is not among them."""
     if name in _registered:
         raise ValueError(f"workload: {name!r} is registered already")
-    _registered[name] = Workload(name, model, task, builders(peers), kind, beside)
+    known = {library: build for library, build in builders(peers).items() if twin or library != "numpy"}
+    _registered[name] = Workload(name, model, task, known, kind, beside)
     return _registered[name]
 
 

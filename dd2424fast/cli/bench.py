@@ -6,7 +6,7 @@ import click
 
 from .common import command, json_option, say
 
-KINDS = ("training", "ragged", "generation", "inference", "scaling", "kernels", "memory", "overheads")
+KINDS = ("training", "ragged", "generation", "inference", "fits", "scaling", "kernels", "memory", "overheads")
 
 
 @command(
@@ -37,9 +37,10 @@ def bench(names, workloads, libraries, threads, rounds, seconds, output, as_json
     """Time training updates, texts, or single kernels, of every library on this machine.
 
     NAME is a workload (mlp, lstm_b64, ...) or all of a kind: training, ragged (a batch of unequal sequences, against a
-    full one), generation, inference (images a second in use), scaling (an update's time against time steps, batch and
-    units), kernels, memory (what an update holds, against what it must), overheads (what Python, import and first use
-    cost); or all. Without a NAME: training, ragged, generation and inference.
+    full one), generation, inference (images a second in use), fits (of estimators, against scikit-learn), scaling (an
+    update's time against time steps, batch and units), kernels, memory (what an update holds, against what it must),
+    overheads (what Python, import and first use cost); or all. Without a NAME: training, ragged, generation, inference
+    and fits.
 
     Each library runs in a process of its own, from the same weights and on the same batches, and the libraries take
     turns. Close other programs first.

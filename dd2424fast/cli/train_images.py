@@ -5,15 +5,17 @@ from types import SimpleNamespace
 import click
 
 from . import training
-from .common import DATA_HELP, Numbers, command, say
+from .common import DATA_HELP, Numbers, PlotFile, command, say
 
 AUGMENTATION = ("flip", "shift", "cutout", "contrast", "brightness", "noise", "mixup")
-# --find-lr trains nothing: what belongs to a training would be ignored.
+# --find-lr and --estimate train nothing: what belongs to a training would be ignored.
 OF_TASK = {
     "training": (
-        "ema", "patience", "validation", "flip_test", "checkpoint", "checkpoint_every", "resume", "output", "csv"
+        "ema", "patience", "validation", "flip_test", "checkpoint", "checkpoint_every", "resume", "output", "csv",
+        "plot", "time_budget", "confusion",
     ),
-    "--find-lr": (),
+    "--find-lr": ("find_lr", "plot"),
+    "--estimate": ("estimate", "validation", "checkpoint", "resume"),
 }  # fmt: skip
 
 image_options = training.together(
@@ -48,6 +50,7 @@ image_options = training.together(
         "--find-lr", is_flag=True,
         help="Instead of training, try ever larger learning rates and suggest one; --plot draws what came of it.",
     ),
+    click.option("--confusion", type=PlotFile(), help="Draw here which classes of the test are taken for which."),
     training.run_options,
 )  # fmt: skip
 batch_norm_option = click.option("--batch-norm", is_flag=True, help="Batch normalisation in the hidden layers.")
@@ -122,6 +125,8 @@ def linear(models, o, image, classes):
         "dd2424fast train convnet --data ~/cifar-10-batches-py --channels 64,128,256 --convs-per-block 2 \\",
         "    --batch-norm --flip --shift 4 --weight-decay 5e-4 --lr 0.1 --schedule cosine --ema 0.999 --flip-test",
         "dd2424fast train convnet --data ~/cifar-10-batches-py --find-lr --plot rates.png",
+        "dd2424fast train convnet --data ~/cifar-10-batches-py --epochs 60 --estimate",
+        "dd2424fast train convnet --data ~/cifar-10-batches-py --time-budget 600 --confusion classes.png",
     ],
     click.option(
         "--channels", type=Numbers(), default="32,64", show_default=True,
@@ -173,7 +178,8 @@ def _train(o, build, rows):
 
     from . import datasets
 
-    training.check_usage(o, ("--find-lr" if o.find_lr else "training", OF_TASK))
+    task = "--find-lr" if o.find_lr else "--estimate" if o.estimate else "training"
+    training.check_usage(o, (task, OF_TASK))
     data = datasets.load(o.data_name, o.batches)
     image = data.x.shape[1:]
     if rows:
@@ -194,6 +200,10 @@ def _train(o, build, rows):
     if o.find_lr:
         _find_lr(o, trainer, (x, y), augment, what)
         return
+    matters = training.options_that_matter(o, **{"training images": len(x)})
+    if o.estimate:
+        training.forecast(o, trainer, (x, y), validation, epochs=o.epochs, what=what, matters=matters, augment=augment)
+        return
 
     def write():
         if o.output:  # the model last: where it is, its normalisation is too
@@ -205,11 +215,15 @@ def _train(o, build, rows):
     training.run(
         o, trainer, (x, y), validation, epochs=o.epochs, what=what, write=write, augment=augment,
         callbacks=[dd.callbacks.WeightAverage(o.ema)] if o.ema else [],
-        matters=training.options_that_matter(o, **{"training images": len(x)}),
+        matters=matters,
     )  # fmt: skip
     if trainer.stop_reason:
         say(trainer.stop_reason)
-    test = trainer.evaluate((standardizer.transform(data.x_test), data.y_test), flip=getattr(o, "flip_test", False))
+    x_test, flip = standardizer.transform(data.x_test), getattr(o, "flip_test", False)
+    test = trainer.evaluate((x_test, data.y_test), flip=flip)
+    if o.confusion:
+        p = dd.predict_proba(model, x_test, flip=flip)
+        dd.plots.confusion_matrix(data.y_test, p, o.confusion, names=data.classes)
     _print_result(o, data, trainer, test)
 
 
@@ -241,7 +255,7 @@ def _print_result(o, data, trainer, test):
     seconds = sum(history["seconds"])
     lines = [
         f"{data.name}, {_described(o, trainer.model)}: "
-        f"{trainer.epoch} epochs, {trainer.update} updates, {seconds:.2f} s",
+        f"{last['epoch']:g} epochs, {trainer.update} updates, {seconds:.2f} s",
         f"training    loss {last['loss']:.4f}  accuracy {last['accuracy']:.2%}",
     ]
     if "val_loss" in last:
@@ -254,7 +268,7 @@ def _print_result(o, data, trainer, test):
             "model": o.kind,
             "parameters": trainer.model.parameters.size,
             "data": data.name,
-            "epochs": trainer.epoch,
+            "epochs": last["epoch"],
             "updates": trainer.update,
             "seconds": seconds,
             "last_epoch": last,

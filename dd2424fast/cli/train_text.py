@@ -15,6 +15,12 @@ OF_TOKENIZER = {"char": (), "word": ("vocabulary",), "bpe": ("vocabulary",)}
 GATED = {"hidden": 256, "time": 100, "batch_size": 32, "clip_norm": 1.0}
 DEFAULTS = {"rnn": {"hidden": 100, "time": 25, "batch_size": 1, "clip_value": 5.0}, "lstm": GATED, "gru": GATED}
 EPOCHS = 10
+# --estimate trains nothing: what belongs to a training would be ignored.
+OF_TASK = {
+    "training": ("patience", "checkpoint", "checkpoint_every", "resume", "output", "csv", "plot", "time_budget",
+                 "sample_every"),
+    "--estimate": ("checkpoint", "resume"),
+}  # fmt: skip
 OF_ARGUMENTS = {"chunk": "--chunk", "test": "--test", "batch_size": "--batch-size", "most": "--vocabulary"}
 
 
@@ -27,6 +33,8 @@ OF_ARGUMENTS = {"chunk": "--chunk", "test": "--test", "batch_size": "--batch-siz
         "dd2424fast train lm --text shakespeare.txt --cell lstm --chunk 1000 --batch-size 64 --csv curves.csv",
         "dd2424fast train lm --epochs 50 --checkpoint run.safetensors --checkpoint-every 1000",
         "dd2424fast train lm --epochs 50 --checkpoint run.safetensors --resume    (goes on, bit for bit)",
+        "dd2424fast train lm --text shakespeare.txt --cell lstm --epochs 20 --estimate",
+        "dd2424fast train lm --text shakespeare.txt --cell lstm --epochs 20 --time-budget 600",
         "dd2424fast generate shakespeare.safetensors --prompt ROMEO: --length 500",
     ]
 )
@@ -115,6 +123,11 @@ def lm(**options):
     )
     model.tokenizer = corpus.tokenizer
     trainer = training.make_trainer(o, model, updates)
+    epochs, what = -(-updates // windows), f"{_name(o)}: {_sizes(o, corpus)}; {_network(o, model)}"
+    matters = training.options_that_matter(o, **_digests(text, corpus.tokenizer))
+    if o.estimate:
+        training.forecast(o, trainer, corpus, None, epochs=epochs, what=what, matters=matters, updates=updates)
+        return
     speed, limit = Speed(), StopAfter(updates) if updates % windows else None
     curve = dd.callbacks.LossCurve(0.99) if o.plot else None
     callbacks = [callback for callback in (speed, limit, curve) if callback]
@@ -131,11 +144,7 @@ def lm(**options):
         if o.plot and trainer.update:
             _plot(curve, trainer.history, windows, o.plot)
 
-    training.run(
-        o, trainer, corpus, None, epochs=-(-updates // windows), callbacks=callbacks, write=write,
-        what=f"{_name(o)}: {_sizes(o, corpus)}; {_network(o, model)}",
-        matters=training.options_that_matter(o, **_digests(text, corpus.tokenizer)),
-    )  # fmt: skip
+    training.run(o, trainer, corpus, None, epochs=epochs, callbacks=callbacks, write=write, what=what, matters=matters)
     stopped = None if limit and limit.progress else trainer.stop_reason
     if stopped:
         say(stopped)
@@ -148,7 +157,7 @@ def lm(**options):
 
 
 def _check_usage(o):
-    training.check_usage(o, (o.tokenizer, OF_TOKENIZER))
+    training.check_usage(o, (o.tokenizer, OF_TOKENIZER), ("--estimate" if o.estimate else "training", OF_TASK))
     if o.epochs and o.updates:
         raise click.UsageError("--updates has no effect with --epochs")
 

@@ -24,7 +24,7 @@ OF_SCHEDULE = {
 # What may be another when a training goes on: where it reads and writes, what it shows, how long it lasts.
 FREE = {
     "data_name", "text", "checkpoint", "checkpoint_every", "resume", "output", "csv", "plot", "quiet", "as_json",
-    "sample_every",
+    "sample_every", "time_budget", "estimate", "confusion",
 }  # fmt: skip
 LENGTH = {"epochs", "updates"}
 
@@ -87,11 +87,20 @@ run_options = together(
     click.option("--output", type=OutputFile(), help="Save the model here, with what it needs to be used."),
     click.option("--csv", type=OutputFile(), help="Write the epochs' numbers here."),
     click.option("--plot", type=PlotFile(), help="Draw the training's curves here."),
+    click.option(
+        "--time-budget", type=POSITIVE, metavar="SECONDS",
+        help="Stop before the update that would not fit, with the evaluation that follows; --resume goes on.",
+    ),
+    click.option(
+        "--estimate", is_flag=True,
+        help="Instead of training, measure a few updates and say how long it would take, the memory and the best "
+        "--threads.",
+    ),
     click.option("--quiet", is_flag=True, help="No progress."),
     seed_option,
     threads_option,
     json_option,
-)
+)  # fmt: skip
 
 
 def check_usage(o, *more):
@@ -186,24 +195,49 @@ def run(o, trainer, train, validation, *, epochs, what, matters, callbacks=(), a
     from .callbacks import SameOptions, StopOnSignal
 
     same, stop = SameOptions(matters), StopOnSignal()
-    if o.resume:
-        same.check(o.checkpoint)
-        trainer.load_checkpoint(o.checkpoint)
-    if not o.quiet:
-        say(what + (f"; going on from update {trainer.update}" if o.resume else ""))
+    _begin(o, trainer, same, what)
     try:
         with stop.listening():
             trainer.fit(
                 train, validation, epochs=epochs, batch_size=o.batch_size, progress=not o.quiet, augment=augment,
-                callbacks=[same, stop, *callbacks, *_callbacks(o)],
+                time_budget=o.time_budget, callbacks=[same, stop, *callbacks, *_callbacks(o)],
             )  # fmt: skip
     except dd.TrainingDiverged as error:
-        raise dd.TrainingDiverged(f"{error}; {_last_good(o.checkpoint)}", error.update) from None
+        if error.report is not None and not o.quiet:
+            say(str(error.report))
+        raise dd.TrainingDiverged(f"{error}; {_last_good(o.checkpoint)}", error.update, error.report) from None
     write()
     if trainer.stop_reason == "interrupted":
         kept = [str(path) for path in (o.checkpoint, o.output) if path]
         say(f"interrupted in epoch {trainer.epoch + 1}, after update {trainer.update}; saved: {', '.join(kept) or '-'}")
         raise click.exceptions.Exit(128 + stop.received)
+
+
+def _begin(o, trainer, same, what):
+    """Take up the checkpoint where --resume was given, and say what is trained."""
+    if o.resume:
+        same.check(o.checkpoint)
+        trainer.load_checkpoint(o.checkpoint)
+    if not o.quiet:
+        say(what + (f"; going on from update {trainer.update}" if o.resume else ""))
+
+
+def forecast(o, trainer, train, validation, *, epochs, what, matters, augment=None, updates=None):
+    """Print what `run` would take, for --estimate; `updates` says how many in all, where it would end within an
+    epoch."""
+    import dataclasses
+
+    import dd2424fast as dd
+
+    from .callbacks import SameOptions
+
+    _begin(o, trainer, SameOptions(matters), what)
+    found = trainer.estimate(
+        train, validation, epochs=epochs, batch_size=o.batch_size, threads=dd.get_num_threads(), augment=augment
+    )
+    if updates is not None:
+        found = dataclasses.replace(found, updates=min(found.updates, max(updates - trainer.update, 0)))
+    print_result(o, [str(found)], found.to_dict())
 
 
 def _callbacks(o):
@@ -230,7 +264,8 @@ def _last_good(path):
 
 def print_result(o, lines, result):
     """What came of it, and the files that were written: lines of text, or with --json the dict `result`."""
-    files = {name: str(getattr(o, name)) for name in ("output", "checkpoint", "csv", "plot") if getattr(o, name)}
+    names = ("output", "checkpoint", "csv", "plot", "confusion")
+    files = {name: str(getattr(o, name)) for name in names if getattr(o, name, None) and not o.estimate}
     if o.as_json:
         print_json(result | {"files": files})
         return

@@ -12,6 +12,7 @@ from ..nn.module import SHUFFLE, generator
 from .tokenizers import BPE, Char, Tokenizer, Word
 
 PARTS = ("train", "validation", "test")
+_WINDOW = 100  # tokens of an evaluation's batch, of each stream
 
 
 def python_topics():
@@ -152,15 +153,20 @@ class TextCorpus:
     def evaluation(self, part="validation"):
         """Yield (x, y, begins) over a whole part, for an evaluation: long windows of at most 32 streams, none of which
         is shorter than 1000 tokens, since each begins without a past."""
+        streams, length = self.evaluation_plan(part)
+        ids = self._ids(part)
+        starts = np.arange(streams)[:, None] * length
+        for first in range(0, length, _WINDOW):
+            places = starts + np.arange(first, min(first + _WINDOW, length))
+            yield ids[places], self._targets(ids[places + 1]), first == 0
+
+    def evaluation_plan(self, part="validation"):
+        """(streams, tokens that each serves) of an evaluation."""
         ids = self._ids(part)
         if len(ids) < 2:
             raise ValueError(f"part: expected at least 2 tokens, the {part} part has {len(ids)}")
         streams = min(max(len(ids) // 1000, 1), 32)
-        length = (len(ids) - 1) // streams
-        starts = np.arange(streams)[:, None] * length
-        for first in range(0, length, 100):
-            places = starts + np.arange(first, min(first + 100, length))
-            yield ids[places], self._targets(ids[places + 1]), first == 0
+        return streams, (len(ids) - 1) // streams
 
     def _targets(self, ids):
         """What is to be predicted; special tokens have the first ids."""

@@ -322,6 +322,16 @@ class MLPClassifier(ClassifierMixin, MLP):
         with np.errstate(divide="ignore"):
             return np.log(probabilities, out=probabilities)
 
+    def score(self, X, y, sample_weight=None):
+        """Accuracy on X and y: float. Of plain labels without weights it is counted here; scikit-learn's checks of them
+        take longer than a small network's epoch."""
+        plain = type(y) is np.ndarray and y.ndim == 1 and y.dtype.kind in "iub" and sample_weight is None
+        if plain and hasattr(self, "classes_") and self.classes_.dtype.kind in "iub" and not self._several:
+            predicted = self.predict(X)
+            if predicted.shape == y.shape:
+                return float(np.count_nonzero(predicted == y) / len(y))
+        return super().score(X, y, sample_weight)
+
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
         tags.classifier_tags.multi_label = True

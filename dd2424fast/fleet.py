@@ -1,0 +1,456 @@
+"""Many small models trained side by side, one a thread, and what their scores can tell apart."""
+
+import contextlib
+import contextvars
+import csv
+import math
+import threading
+import time
+import warnings
+from collections.abc import Iterable, Mapping
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+
+import numpy as np
+from sklearn.base import BaseEstimator, clone, is_classifier
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.metrics import check_scoring
+from sklearn.model_selection import ParameterGrid, check_cv, train_test_split
+from sklearn.utils import indexable
+
+from .config import get_num_threads
+from .configuration import integer_in, positive_integer, real_in
+from .kernels._team import limit_threads
+
+CONFIDENCE = 0.95
+
+
+@dataclass
+class Member:
+    """One training: a setting, a seed and a part of the data.
+
+    Attributes
+    ----------
+    setting, seed, fold : int
+        Their places in the fleet.
+    estimator : the fitted estimator, or None where it was not kept
+    score : float
+    seconds : float
+        From the beginning of its fit to the end of its score.
+    epochs : int or None
+        Of estimators that tell.
+    converged : bool or None
+        Whether training ended by itself before `max_iter` epochs.
+    """
+
+    setting: int
+    seed: int
+    fold: int
+    estimator: object = field(default=None, repr=False)
+    score: float = math.nan
+    seconds: float = 0.0
+    epochs: int | None = None
+    converged: bool | None = None
+
+
+@dataclass
+class FleetResult:
+    """What `fit_many` found.
+
+    Attributes
+    ----------
+    settings : list of dict
+    seeds : list of int, or [None]
+    scored_on : {"training data", "validation data", "cross-validation"}
+    members : list of Member
+        By setting, seed and fold.
+    """
+
+    settings: list
+    seeds: list
+    scored_on: str
+    members: list = field(repr=False)
+
+    @property
+    def scores(self):
+        """ndarray of shape (settings, seeds): each the mean over the folds."""
+        shape = len(self.settings), len(self.seeds), -1
+        return np.array([member.score for member in self.members]).reshape(shape).mean(axis=2)
+
+    @property
+    def means(self):
+        """ndarray of shape (settings,): the mean over the seeds."""
+        return self.scores.mean(axis=1)
+
+    @property
+    def intervals(self):
+        """ndarray of shape (settings, 2): the mean's 95 % interval by Student's t over the seeds; NaN of one seed."""
+        scores = self.scores
+        half = _half_width(scores)
+        return np.stack([scores.mean(axis=1) - half, scores.mean(axis=1) + half], axis=1)
+
+    @property
+    def ranking(self):
+        """The settings' places, the best mean first; of equals the earlier, and what failed last."""
+        return np.argsort(-np.nan_to_num(self.means, nan=-np.inf), kind="stable")
+
+    @property
+    def best(self):
+        """The place of the setting with the best mean."""
+        return int(self.ranking[0])
+
+    @property
+    def best_setting(self):
+        return self.settings[self.best]
+
+    @property
+    def best_estimators(self):
+        """The best setting's fitted estimators, one for each seed and fold, where they were kept."""
+        return [member.estimator for member in self.of(self.best)]
+
+    def of(self, setting):
+        """The members of one setting."""
+        size = len(self.members) // len(self.settings)
+        return self.members[setting * size : (setting + 1) * size]
+
+    @property
+    def distinguishable(self):
+        """list of bool or None: whether a setting's scores differ from the best one's by more than chance.
+
+        The seeds give pairs: the same initial weights, order and data as far as the settings allow. Student's t test on
+        the pairs' differences, two-sided at 5 %; the probabilities by Holm's rule (1979), since all settings are
+        compared with the best. None where there are fewer than two pairs, and for the best itself.
+        """
+        from scipy.stats import t as student
+
+        scores, best = self.scores, self.best
+        differences, n = scores[best] - scores, scores.shape[1]
+        if n < 2:
+            return [None] * len(scores)
+        mean, deviation = differences.mean(axis=1), differences.std(axis=1, ddof=1)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            statistic = np.where(mean == 0, 0.0, np.abs(mean) / (deviation / math.sqrt(n)))
+        others = [i for i in range(len(scores)) if i != best]
+        p = {i: 2 * student.sf(statistic[i], n - 1) for i in others}
+        told, found = True, [None] * len(scores)
+        for rank, i in enumerate(sorted(others, key=p.get)):
+            told = told and p[i] * (len(others) - rank) < 1 - CONFIDENCE
+            found[i] = bool(told)
+        return found
+
+    def verdicts(self):
+        """list of str: "best", "not distinguishable from the best", "worse than the best", or why nobody can tell."""
+        words = {True: "worse than the best", False: "not distinguishable from the best", None: "one seed cannot tell"}
+        found = [words[told] for told in self.distinguishable]
+        found[self.best] = "best"
+        return ["failed" if math.isnan(mean) else word for mean, word in zip(self.means, found, strict=True)]
+
+    def rows(self):
+        """One dict a setting, the best first: the setting's own entries, "mean", "low", "high" (95 %), "seeds",
+        "converged" (of those that tell), "seconds" (of one training, mean) and "verdict"."""
+        means, intervals, verdicts = self.means, self.intervals, self.verdicts()
+        rows = []
+        for i in self.ranking:
+            members = self.of(i)
+            told = [member.converged for member in members if member.converged is not None]
+            rows.append(
+                {
+                    **self.settings[i],
+                    "mean": float(means[i]),
+                    "low": float(intervals[i, 0]),
+                    "high": float(intervals[i, 1]),
+                    "seeds": len(self.seeds),
+                    "converged": f"{sum(told)}/{len(told)}" if told else "",
+                    "seconds": sum(member.seconds for member in members) / len(members),
+                    "verdict": verdicts[i],
+                }
+            )
+        return rows
+
+    def table(self, most=20):
+        """The best settings as text, at most so many."""
+        lines = []
+        for rank, row in enumerate(self.rows()[:most], 1):
+            of_setting = {k: v for k, v in row.items() if k in self.settings[self.ranking[rank - 1]]}
+            interval = "" if math.isnan(row["low"]) else f" [{row['low']:.4f}, {row['high']:.4f}]"
+            lines.append(f"{rank:>3}  {row['mean']:.4f}{interval}  {shown(of_setting)}  {row['verdict']}")
+        left = len(self.settings) - len(lines)
+        head = f"     mean score on {self.scored_on}" + (", 95 % interval" if len(self.seeds) > 1 else "")
+        return "\n".join([head, *lines, *([f"     and {left} more"] if left else [])])
+
+    def __str__(self):
+        return self.table()
+
+    def to_csv(self, path):
+        """Write `rows` to a file."""
+        rows = self.rows()
+        names = list(dict.fromkeys(name for row in rows for name in row))
+        with open(path, "w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, names)
+            writer.writeheader()
+            writer.writerows(rows)
+
+
+def shown(setting):
+    """A setting as text: name=value, ..."""
+    parts = (f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in setting.items())
+    return ", ".join(parts) or "as given"
+
+
+def _half_width(scores):
+    from scipy.stats import t as student
+
+    n = scores.shape[1]
+    if n < 2:
+        return np.full(len(scores), math.nan)
+    return student.ppf((1 + CONFIDENCE) / 2, n - 1) * scores.std(axis=1, ddof=1) / math.sqrt(n)
+
+
+def fit_many(
+    estimator,
+    parameter_settings,
+    X,
+    y,
+    seeds=None,
+    *,
+    validation=None,
+    sample_weight=None,
+    scoring=None,
+    keep="best",
+    threads=None,
+    error_score="raise",
+    progress=False,
+):
+    """Train an estimator with many settings, each from several seeds, side by side.
+
+    Every thread trains one model at a time, on its own, by kernels that hold no lock: no process is started, the data
+    are not copied. A member is, to the bit, what `fit` alone makes of its setting and seed.
+
+    Parameters
+    ----------
+    estimator : a scikit-learn estimator, such as MLPClassifier
+        It is cloned, never changed.
+    parameter_settings : iterable of dict, or dict of sequences
+        What `set_params` takes. A dict of sequences is a grid, all combinations; scikit-learn's ParameterSampler draws
+        at random.
+    X, y : as `fit` takes them
+    seeds : int or sequence of int, optional
+        Values of every `random_state` among the estimator's parameters, the same for all settings; a number n means 0
+        to n - 1. By default the random_state is left as it is, and each setting trained once.
+    validation : float, (X, y), int or splitter, optional
+        What the scores are taken on: a share of the data that is set aside, of every class its part, the same for all
+        members; given data; or the folds of a cross-validation. By default the training data.
+    sample_weight : array of shape (n,), optional
+        Of the training data.
+    scoring : str or callable, optional
+        As in scikit-learn; by default the estimator's `score`.
+    keep : {"best", "all", "none"}
+        Which fitted estimators the result holds. With "best" and "none" memory does not grow with their number.
+    threads : int, optional
+        Default: dd.get_num_threads().
+    error_score : "raise" or float
+        What a fit that fails does: end it all, or score so.
+    progress : bool
+        A bar, to standard error.
+
+    Returns
+    -------
+    FleetResult
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument is wrong; the message names it.
+    """
+    settings = settings_of(parameter_settings)
+    seeds = seeds_of(seeds)
+    if keep not in ("best", "all", "none"):
+        raise ValueError(f"keep: expected 'best', 'all' or 'none', got {keep!r}")
+    prototypes = [prepared(estimator, setting) for setting in settings]
+    data = Data(estimator, X, y, sample_weight, validation)
+    scorer = check_scoring(estimator, scoring=scoring)
+    members = [
+        Member(i, j, fold) for i in range(len(settings)) for j in range(len(seeds)) for fold in range(data.folds)
+    ]
+    result = FleetResult(settings, seeds, data.scored_on, members)
+    keeper = _Keeper(result, keep, len(seeds) * data.folds)
+
+    def train(member):
+        one = with_seed(prototypes[member.setting], seeds[member.seed])
+        run(member, one, data, scorer, error_score)
+        keeper.done(member)
+
+    side_by_side(train, members, threads, progress)
+    return result
+
+
+# ---- one training --------------------------------------------------------------------------------------------------
+
+
+class Data:
+    """Training data, and what scores are taken on."""
+
+    def __init__(self, estimator, X, y, sample_weight, validation):
+        X, y, sample_weight = indexable(X, y, sample_weight)
+        self.X, self.y, self.weight = X, y, sample_weight
+        self.scored_on, self.parts = "training data", [None]
+        if isinstance(validation, tuple | list) and len(validation) == 2:
+            self.scored_on, self.parts = "validation data", [tuple(indexable(*validation))]
+        elif isinstance(validation, float):
+            share = real_in("validation", validation, 0, 1, False, False)
+            classes = np.asarray(y) if is_classifier(estimator) and np.ndim(y) == 1 else None
+            split = train_test_split(np.arange(len(np.asarray(y))), test_size=share, stratify=classes, random_state=0)
+            self.scored_on, self.parts = "validation data", [tuple(split)]
+        elif validation is not None:
+            cv = check_cv(validation, y, classifier=is_classifier(estimator))
+            self.scored_on, self.parts = "cross-validation", list(cv.split(X, y))
+        self.given = self.scored_on == "validation data" and not isinstance(validation, float)
+
+    @property
+    def folds(self):
+        return len(self.parts)
+
+    def of(self, fold):
+        """(X, y, sample_weight) to train on, and (X, y) to score on."""
+        from sklearn.utils import _safe_indexing
+
+        part = self.parts[fold]
+        if part is None:
+            return (self.X, self.y, self.weight), (self.X, self.y)
+        if self.given:
+            return (self.X, self.y, self.weight), part
+        train, held = part
+        weight = None if self.weight is None else _safe_indexing(self.weight, train)
+        X, y = (_safe_indexing(a, train) for a in (self.X, self.y))
+        return (X, y, weight), tuple(_safe_indexing(a, held) for a in (self.X, self.y))
+
+
+def settings_of(given):
+    """A list of dicts."""
+    if isinstance(given, Mapping):
+        given = ParameterGrid({name: _listed(name, values) for name, values in given.items()})
+    elif isinstance(given, str) or not isinstance(given, Iterable):
+        raise TypeError(f"parameter_settings: expected dicts, or a dict of sequences, got {type(given).__name__}")
+    settings = list(given)
+    for i, setting in enumerate(settings):
+        if not isinstance(setting, Mapping):
+            raise TypeError(f"parameter_settings[{i}]: expected a dict, got {type(setting).__name__}")
+    if not settings:
+        raise ValueError("parameter_settings: expected at least one, got none")
+    return [dict(setting) for setting in settings]
+
+
+def _listed(name, values):
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise TypeError(f"parameter_settings: expected a sequence of values for {name}, got {values!r}")
+    return list(values)
+
+
+def seeds_of(seeds):
+    """A list of seeds, or [None]: as the estimator has it."""
+    if seeds is None:
+        return [None]
+    if hasattr(seeds, "__index__"):
+        return list(range(positive_integer("seeds", seeds)))
+    if isinstance(seeds, str) or not isinstance(seeds, Iterable):
+        raise TypeError(f"seeds: expected a number of them or a sequence of integers, got {seeds!r}")
+    seeds = [integer_in(f"seeds[{i}]", seed, 0, 2**32 - 1) for i, seed in enumerate(seeds)]
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise ValueError(f"seeds: expected different seeds, at least one, got {seeds}")
+    return seeds
+
+
+def prepared(estimator, setting):
+    """A clone with a setting's parameters."""
+    if not isinstance(estimator, BaseEstimator):
+        raise TypeError(f"estimator: expected a scikit-learn estimator, got {type(estimator).__name__}")
+    try:
+        return clone(estimator).set_params(**setting)
+    except ValueError as error:
+        raise ValueError(f"parameter_settings: {error}") from None
+
+
+def with_seed(prototype, seed):
+    """A clone whose random_state, and that of whatever is inside, is the seed."""
+    one = clone(prototype)
+    if seed is not None:
+        names = [name for name in one.get_params() if name == "random_state" or name.endswith("__random_state")]
+        if not names:
+            raise ValueError(f"seeds: expected None, since {type(one).__name__} has no random_state, got {seed}")
+        one.set_params(**dict.fromkeys(names, seed))
+    return one
+
+
+def run(member, estimator, data, scorer, error_score="raise"):
+    """Fit and score a member."""
+    (X, y, weight), held = data.of(member.fold)
+    started = time.perf_counter()
+    try:
+        estimator.fit(X, y, **({} if weight is None else {"sample_weight": weight}))
+        member.score = float(scorer(estimator, *held))
+    except Exception:
+        if isinstance(error_score, str):
+            raise
+        member.score = float(error_score)
+    member.seconds += time.perf_counter() - started
+    member.estimator = estimator
+    member.epochs = getattr(estimator, "n_iter_", None)
+    most = getattr(estimator, "max_iter", None)
+    member.converged = None if member.epochs is None or most is None else member.epochs < most
+
+
+class _Keeper:
+    """Lets go of the estimators that nobody asked for as soon as that is known."""
+
+    def __init__(self, result, keep, size):
+        self.result, self.keep = result, keep
+        self.left, self.best = [size] * len(result.settings), None
+        self.lock = threading.Lock()
+
+    def done(self, member):
+        if self.keep == "none":
+            member.estimator = None
+        elif self.keep == "best":
+            with self.lock:
+                self.left[member.setting] -= 1
+                if not self.left[member.setting]:
+                    self._compare(member.setting)
+
+    def _compare(self, i):
+        scores = [member.score for member in self.result.of(i)]
+        mean = -math.inf if any(map(math.isnan, scores)) else sum(scores) / len(scores)
+        loser = i
+        if self.best is None or (mean, -i) > self.best:
+            loser, self.best = (None if self.best is None else -self.best[1]), (mean, -i)
+        if loser is not None:
+            for member in self.result.of(loser):
+                member.estimator = None
+
+
+# ---- threads -------------------------------------------------------------------------------------------------------
+
+
+def side_by_side(work, items, threads=None, progress=False):
+    """Call work(item) for all items, each thread with its share of the cores; the first error ends it."""
+    threads = get_num_threads() if threads is None else positive_integer("threads", threads)
+    workers = max(1, min(threads, len(items)))
+    context = contextvars.copy_context()  # which backend is chosen
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore", ConvergenceWarning)  # the members tell
+        bar = stack.enter_context(_bar(len(items))) if progress else None
+        pool = ThreadPoolExecutor(workers, "dd2424fast", limit_threads, (max(1, threads // workers),))
+        stack.callback(pool.shutdown, wait=True, cancel_futures=True)
+        futures = [pool.submit(context.copy().run, work, item) for item in items]
+        if bar is not None:
+            for future in futures:
+                future.add_done_callback(lambda _: bar.update(1))
+        done, _ = wait(futures, return_when=FIRST_EXCEPTION)
+        for future in done:
+            future.result()
+
+
+def _bar(total):
+    from tqdm import tqdm
+
+    return tqdm(total=total, unit=" fits", dynamic_ncols=True)

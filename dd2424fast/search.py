@@ -1,0 +1,222 @@
+"""Searches for good settings on top of `fit_many`: successive halving, and a range that narrows."""
+
+import functools
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+from sklearn.metrics import check_scoring
+
+from .configuration import integer_in, positive_integer, real_in
+from .fleet import Data, FleetResult, Member, fit_many, prepared, run, seeds_of, settings_of, side_by_side, with_seed
+
+
+@dataclass
+class SearchResult:
+    """The rounds of a search.
+
+    Attributes
+    ----------
+    rounds : list of FleetResult
+    notes : list of str
+        What each round was: the epochs trained, or the ranges drawn from.
+    best_round : FleetResult
+        The one that holds the best setting: of successive halving the last.
+    """
+
+    rounds: list = field(repr=False)
+    notes: list
+    best_round: FleetResult = field(repr=False)
+
+    @property
+    def best_setting(self):
+        return self.best_round.best_setting
+
+    @property
+    def best_score(self):
+        return float(self.best_round.means[self.best_round.best])
+
+    @property
+    def best_estimators(self):
+        return self.best_round.best_estimators
+
+    def table(self, most=10):
+        """The rounds as text, of each the best settings."""
+        return "\n".join(f"{note}\n{result.table(most)}" for note, result in zip(self.notes, self.rounds, strict=True))
+
+    def __str__(self):
+        return self.table()
+
+
+def successive_halving(
+    estimator, parameter_settings, X, y, seeds=None, *, max_iter, factor=3, first_iter=None, validation=0.1,
+    sample_weight=None, scoring=None, threads=None, progress=False,
+):  # fmt: skip
+    """Train all settings for a few epochs, then only the best third for three times as many, and so on.
+
+    Survivors go on where they stopped (`warm_start`), so that what is left at the end is, to the bit, what `fit` alone
+    with `max_iter` epochs makes of it.
+
+    Parameters
+    ----------
+    estimator : with the parameters warm_start and max_iter, such as MLPClassifier
+    parameter_settings, X, y, seeds, validation, sample_weight, scoring, threads, progress : see fit_many
+        With a cross-validation, each fold's model goes on.
+    max_iter : int
+        Epochs of those that survive to the end.
+    factor : int
+        1 of so many survives a round, and trains so many times as long.
+    first_iter : int, optional
+        Epochs of the first round; by default such that one setting is left at the end.
+
+    Returns
+    -------
+    SearchResult
+        `best_estimators` are fitted with max_iter epochs.
+
+    References
+    ----------
+    Jamieson and Talwalkar 2016, arXiv:1502.07943, algorithm 1.
+    """
+    settings, seeds = settings_of(parameter_settings), seeds_of(seeds)
+    factor = integer_in("factor", factor, 2, 2**31)
+    max_iter = positive_integer("max_iter", max_iter)
+    rungs = _rungs(len(settings), factor, max_iter, first_iter)
+    missing = {"warm_start", "max_iter"} - prepared(estimator, settings[0]).get_params().keys()
+    if missing:
+        name = type(estimator).__name__
+        raise TypeError(f"estimator: expected one with the parameters warm_start and max_iter, {name} lacks {missing}")
+    data, scorer = Data(estimator, X, y, sample_weight, validation), check_scoring(estimator, scoring=scoring)
+    prototypes = [prepared(estimator, setting).set_params(warm_start=True) for setting in settings]
+    trained = _Trained(prototypes, seeds, data, scorer)
+    alive, rounds, notes, before = list(range(len(settings))), [], [], 0
+    for epochs in rungs:
+        members = trained.members(alive)
+        side_by_side(functools.partial(trained.go_on, alive, epochs - before), members, threads, progress)
+        result = FleetResult([settings[i] for i in alive], seeds, data.scored_on, members)
+        rounds.append(result)
+        notes.append(f"{len(alive)} settings after {epochs} epochs")
+        last, before = epochs == rungs[-1], epochs
+        survivors = sorted(result.ranking[: 1 if last else max(1, len(alive) // factor)])
+        for member in members:  # what goes on is not this round's any more
+            if not last or member.setting != result.best:
+                member.estimator = None
+        alive = [alive[i] for i in survivors]
+        trained.drop_all_but(alive)
+    return SearchResult(rounds, notes, rounds[-1])
+
+
+class _Trained:
+    """The estimators that are still trained, by setting, seed and fold."""
+
+    def __init__(self, prototypes, seeds, data, scorer):
+        self.prototypes, self.seeds, self.data, self.scorer = prototypes, seeds, data, scorer
+        self.estimators = {}
+
+    def members(self, alive):
+        return [
+            Member(place, j, fold)
+            for place in range(len(alive))
+            for j in range(len(self.seeds))
+            for fold in range(self.data.folds)
+        ]
+
+    def go_on(self, alive, more, member):
+        """Train a member for so many more epochs, unless its training has ended by itself before."""
+        key = alive[member.setting], member.seed, member.fold
+        if key not in self.estimators:
+            self.estimators[key] = with_seed(self.prototypes[key[0]], self.seeds[member.seed])
+        estimator = self.estimators[key]
+        if not hasattr(estimator, "n_iter_") or estimator.n_iter_ == estimator.max_iter:
+            estimator.set_params(max_iter=more)
+            run(member, estimator, self.data, self.scorer)
+        else:
+            member.estimator, member.converged, member.epochs = estimator, True, estimator.n_iter_
+            member.score = float(self.scorer(estimator, *self.data.of(member.fold)[1]))
+
+    def drop_all_but(self, alive):
+        self.estimators = {key: one for key, one in self.estimators.items() if key[0] in alive}
+
+
+def _rungs(settings, factor, max_iter, first_iter):
+    """Epochs at which the rounds end."""
+    if first_iter is None:
+        first_iter = max(1, max_iter // factor ** max(0, math.ceil(math.log(settings, factor) - 1e-9)))
+    first_iter = integer_in("first_iter", first_iter, 1, max_iter)
+    rungs = [first_iter]
+    while rungs[-1] * factor < max_iter:
+        rungs.append(rungs[-1] * factor)
+    return rungs if rungs[-1] == max_iter else [*rungs, max_iter]
+
+
+def coarse_to_fine(
+    estimator, ranges, X, y, seeds=None, *, settings=8, rounds=3, best=3, random_state=0, validation=0.1, **options
+):
+    """Search ranges of positive numbers on a logarithmic scale, then again around the best: the course's lambda search.
+
+    In each round every range is cut into `settings` equal parts (on the logarithmic scale), and one value is drawn from
+    each; several ranges are combined at random (Latin hypercube). The next round's range reaches from the smallest to
+    the largest of the best few, and half a part beyond.
+
+    Parameters
+    ----------
+    estimator, X, y, seeds, validation : see fit_many
+    ranges : dict from parameter to (low, high)
+        0 < low < high.
+    settings : int
+        Of each round.
+    rounds : int
+    best : int
+        So many settings decide where the next round looks.
+    random_state : int
+        Of the draws.
+    **options : see fit_many
+
+    Returns
+    -------
+    SearchResult
+
+    References
+    ----------
+    Bergstra and Bengio 2012, JMLR 13: random search. McKay, Beckman and Conover 1979: the hypercube.
+    """
+    settings, rounds = integer_in("settings", settings, 2, 10**6), positive_integer("rounds", rounds)
+    best = integer_in("best", best, 1, settings)
+    ranges = {name: _range(name, bounds) for name, bounds in _mapping(ranges).items()}
+    rng, results, notes = np.random.default_rng(integer_in("random_state", random_state, 0)), [], []
+    for _ in range(rounds):
+        drawn = {name: _drawn(rng, low, high, settings) for name, (low, high) in ranges.items()}
+        tried = [{name: float(values[i]) for name, values in drawn.items()} for i in range(settings)]
+        result = fit_many(estimator, tried, X, y, seeds, validation=validation, **options)
+        notes.append(", ".join(f"{name} in [{low:.3g}, {high:.3g}]" for name, (low, high) in ranges.items()))
+        results.append(result)
+        chosen = [tried[i] for i in result.ranking[:best]]
+        ranges = {name: _narrowed([one[name] for one in chosen], *ranges[name], settings) for name in ranges}
+    return SearchResult(results, notes, max(results, key=lambda result: np.nanmax(result.means)))
+
+
+def _mapping(ranges):
+    if not isinstance(ranges, dict) or not ranges:
+        raise TypeError(f"ranges: expected a dict from a parameter to (low, high), got {ranges!r}")
+    return ranges
+
+
+def _range(name, bounds):
+    if not isinstance(bounds, tuple | list) or len(bounds) != 2:
+        raise ValueError(f"ranges: expected (low, high) for {name}, got {bounds!r}")
+    low, high = (real_in(f"ranges[{name!r}]", bound, 0, math.inf, False, False) for bound in bounds)
+    if low >= high:
+        raise ValueError(f"ranges: expected low < high for {name}, got {low} and {high}")
+    return low, high
+
+
+def _drawn(rng, low, high, n):
+    """A value from each of n equal parts of the range's logarithm, in random order."""
+    parts = (rng.permutation(n) + rng.random(n)) / n
+    return np.exp(math.log(low) + parts * math.log(high / low))
+
+
+def _narrowed(values, low, high, parts):
+    """From the smallest to the largest value and half a part beyond, inside the range."""
+    half = (high / low) ** (0.5 / parts)
+    return max(low, min(values) / half), min(high, max(values) * half)

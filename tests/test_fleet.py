@@ -1,0 +1,330 @@
+"""Many models side by side: each as alone, and what their scores tell apart."""
+
+import math
+import re
+import threading
+import warnings
+
+import numpy as np
+import pytest
+from scipy import stats
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LinearRegression
+from sklearn.model_selection import ParameterSampler, StratifiedKFold, train_test_split
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+import dd2424fast as dd
+from dd2424fast.fleet import FleetResult, Member
+from dd2424fast.kernels import _team
+
+
+@pytest.fixture
+def data():
+    """150 rows of 6 features in 3 classes."""
+    rng = np.random.default_rng(3)
+    y = rng.integers(0, 3, 150)
+    return rng.standard_normal((3, 6))[y] + 0.7 * rng.standard_normal((150, 6)), y
+
+
+def network(**options):
+    return dd.MLPClassifier((9,), **{"max_iter": 6, "batch_size": 40, **options})
+
+
+def weights(estimator):
+    return np.concatenate([a.ravel() for a in (*estimator.coefs_, *estimator.intercepts_)])
+
+
+class Recorder(ClassifierMixin, BaseEstimator):
+    """Scores what its parameters say, and notes the threads and the memory that it was given."""
+
+    seen = []  # noqa: RUF012, emptied by each test that looks
+
+    def __init__(self, value=0.0, fail=False, random_state=None):
+        self.value, self.fail, self.random_state = value, fail, random_state
+
+    def fit(self, X, y, sample_weight=None):
+        limit = _team.limit_threads(0)
+        _team.limit_threads(limit)
+        self.seen.append((threading.get_ident(), limit, X, y, sample_weight, dd.get_backend()))
+        if self.fail:
+            raise RuntimeError("no luck")
+        self.classes_ = np.unique(y)
+        return self
+
+    def score(self, X, y):
+        return self.value + 0.01 * ((self.random_state or 0) % 3)
+
+
+# ---- members -------------------------------------------------------------------------------------------------------
+
+
+def test_each_member_is_what_fit_alone_makes(data):
+    X, y = data
+    settings = {"alpha": [1e-4, 0.1], "solver": ["adam", "sgd"], "dropout": [0.0, 0.2]}
+    for threads in (1, 3):
+        fleet = dd.fit_many(network(), settings, X, y, seeds=(4, 9), keep="all", threads=threads)
+        assert len(fleet.members) == 16
+        for member in fleet.members:
+            alone = network(**fleet.settings[member.setting], random_state=fleet.seeds[member.seed])
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ConvergenceWarning)
+                alone.fit(X, y)
+            np.testing.assert_array_equal(weights(member.estimator), weights(alone))
+            assert member.score == alone.score(X, y)
+            assert (member.epochs, member.converged) == (6, False)
+
+
+def test_validation_is_the_same_part_for_all(data):
+    X, y = data
+    fleet = dd.fit_many(network(), [{}, {"alpha": 0.1}], X, y, seeds=2, validation=0.2, keep="all")
+    parts = train_test_split(X, y, test_size=0.2, stratify=y, random_state=0)
+    for member in fleet.members:
+        assert member.score == member.estimator.score(parts[1], parts[3])
+    assert fleet.scored_on == "validation data"
+    given = dd.fit_many(network(), [{}], parts[0], parts[2], seeds=2, validation=(parts[1], parts[3]), keep="all")
+    assert given.members[1].score == fleet.members[1].score
+
+
+def test_folds(data):
+    X, y = data
+    cv = StratifiedKFold(3, shuffle=True, random_state=1)
+    fleet = dd.fit_many(network(), [{}, {"alpha": 1.0}], X, y, seeds=2, validation=cv, keep="all")
+    assert fleet.scored_on == "cross-validation"
+    assert len(fleet.members) == 12
+    train, held = list(cv.split(X, y))[2]
+    member = fleet.of(1)[5]
+    assert (member.setting, member.seed, member.fold) == (1, 1, 2)
+    alone = network(alpha=1.0, random_state=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        alone.fit(X[train], y[train])
+    assert member.score == alone.score(X[held], y[held])
+    assert fleet.scores.shape == (2, 2)
+    assert fleet.scores[1, 1] == pytest.approx(np.mean([m.score for m in fleet.of(1)[3:]]))
+    assert len(dd.fit_many(network(), [{}], X, y, validation=5).members) == 5
+
+
+def test_weights_belong_to_the_training_rows():
+    Recorder.seen.clear()
+    X, y, weight = np.arange(20.0)[:, None], np.arange(20) % 2, np.arange(20.0)
+    dd.fit_many(Recorder(), [{}], X, y, validation=0.5, sample_weight=weight)
+    _, _, X_seen, y_seen, weight_seen, _ = Recorder.seen[0]
+    np.testing.assert_array_equal(X_seen[:, 0], weight_seen)
+    assert len(X_seen) == 10
+    np.testing.assert_array_equal(y_seen, X_seen[:, 0] % 2)
+
+
+def test_data_are_not_copied():
+    Recorder.seen.clear()
+    X, y = np.arange(20.0)[:, None], np.arange(20) % 2
+    dd.fit_many(Recorder(), {"value": range(5)}, X, y)
+    assert all(np.shares_memory(seen[2], X) for seen in Recorder.seen)
+
+
+def test_threads_share_the_cores():
+    Recorder.seen.clear()
+    X, y = np.zeros((4, 1)), np.arange(4) % 2
+    with dd.backend("numpy"):
+        dd.fit_many(Recorder(), {"value": range(40)}, X, y, threads=2)
+    assert {seen[1] for seen in Recorder.seen} == {1}
+    assert {seen[5] for seen in Recorder.seen} == {"numpy"}
+    assert threading.get_ident() not in {seen[0] for seen in Recorder.seen}
+    Recorder.seen.clear()
+    dd.fit_many(Recorder(), [{}], X, y, threads=4)
+    assert Recorder.seen[0][1] == 4  # one model alone has all of them
+    assert _team.limit_threads(0) == 0
+
+
+def test_pipelines_and_samplers(data):
+    X, y = data
+    sampler = ParameterSampler({"mlpclassifier__alpha": stats.loguniform(1e-5, 1)}, 3, random_state=0)
+    pipe = make_pipeline(StandardScaler(), network())
+    fleet = dd.fit_many(pipe, sampler, X, y, seeds=2, keep="all")
+    assert [member.estimator[-1].random_state for member in fleet.members] == [0, 1] * 3
+    assert fleet.members[2].estimator[-1].alpha == fleet.settings[1]["mlpclassifier__alpha"]
+    assert pipe[-1].random_state is None
+    assert not hasattr(pipe[-1], "coefs_")
+
+
+@pytest.mark.parametrize(("keep", "kept"), [("best", [2]), ("all", [0, 1, 2, 3]), ("none", [])])
+def test_what_is_kept(keep, kept):
+    X, y = np.zeros((4, 1)), np.arange(4) % 2
+    fleet = dd.fit_many(Recorder(), {"value": [0.1, 0.3, 0.5, 0.2]}, X, y, seeds=3, keep=keep)
+    assert sorted({member.setting for member in fleet.members if member.estimator is not None}) == kept
+    if kept:
+        assert [one.random_state for one in fleet.best_estimators] == [0, 1, 2]
+
+
+def test_of_equals_the_first_is_kept():
+    X, y = np.zeros((4, 1)), np.arange(4) % 2
+    for _ in range(3):
+        fleet = dd.fit_many(Recorder(), {"value": [0.5] * 8}, X, y, threads=3)
+        assert [member.setting for member in fleet.members if member.estimator is not None] == [fleet.best] == [0]
+
+
+def test_a_failure_ends_it_or_is_noted():
+    X, y = np.zeros((4, 1)), np.arange(4) % 2
+    settings = [{"value": 0.1}, {"fail": True}, {"value": 0.3}]
+    with pytest.raises(RuntimeError, match="no luck"):
+        dd.fit_many(Recorder(), settings, X, y)
+    fleet = dd.fit_many(Recorder(), settings, X, y, seeds=2, error_score=math.nan)
+    assert fleet.best == 2
+    assert fleet.ranking.tolist() == [2, 0, 1]
+    assert fleet.verdicts()[1] == "failed"
+
+
+# ---- what scores tell ----------------------------------------------------------------------------------------------
+
+
+def result(scores):
+    scores = np.asarray(scores, dtype=float)
+    members = [Member(i, j, 0, score=scores[i, j]) for i in range(len(scores)) for j in range(scores.shape[1])]
+    settings = [{"alpha": 10.0**-i} for i in range(len(scores))]
+    return FleetResult(settings, list(range(scores.shape[1])), "validation data", members)
+
+
+def test_mean_and_interval_are_students():
+    scores = np.random.default_rng(0).normal(0.5, 0.1, (3, 5))
+    found = result(scores)
+    for i in range(3):
+        expected = stats.t.interval(0.95, 4, scores[i].mean(), stats.sem(scores[i]))
+        np.testing.assert_allclose(found.intervals[i], expected)
+    np.testing.assert_allclose(found.means, scores.mean(axis=1))
+    assert np.isnan(result([[0.5], [0.6]]).intervals).all()
+
+
+def test_verdicts_are_those_of_a_paired_test():
+    """Seeds that all settings share move scores up and down together: pairs see through that."""
+    rng = np.random.default_rng(2)
+    common = rng.normal(0, 0.2, 6)
+    scores = 0.5 + common + np.array([[0.0], [-0.001], [-0.03]]) + rng.normal(0, 0.005, (3, 6))
+    found = result(scores)
+    p = [stats.ttest_rel(scores[found.best], scores[i]).pvalue for i in range(3) if i != found.best]
+    assert max(p) > 0.05 > 2 * min(p)
+    assert found.verdicts() == ["best", "not distinguishable from the best", "worse than the best"]
+    assert stats.ttest_ind(scores[0], scores[2]).pvalue > 0.3  # unpaired, it could not be seen
+
+
+def test_many_comparisons_are_corrected():
+    """Twenty settings of pure chance: the smallest of the probabilities alone would be called a difference."""
+    scores = np.random.default_rng(8).normal(0.5, 0.1, (20, 4))
+    found = result(scores)
+    p = [stats.ttest_rel(scores[found.best], scores[i]).pvalue for i in range(20) if i != found.best]
+    assert min(p) < 0.05
+    assert "worse than the best" not in found.verdicts()
+
+
+def test_equal_and_constant_scores():
+    found = result([[0.5, 0.6], [0.5, 0.6], [0.3, 0.4]])
+    assert found.verdicts() == ["best", "not distinguishable from the best", "worse than the best"]
+    assert result([[0.5], [0.4]]).verdicts() == ["best", "one seed cannot tell"]
+
+
+def test_table_and_file(tmp_path):
+    found = result([[0.5, 0.52], [0.7, 0.72]])
+    lines = found.table().splitlines()
+    assert lines[0] == "     mean score on validation data, 95 % interval"
+    assert re.fullmatch(r"  1  0\.7100 \[0\.5829, 0\.8371\]  alpha=0\.1  best", lines[1])
+    assert len(found.table(most=1).splitlines()) == 3
+    found.to_csv(tmp_path / "fleet.csv")
+    text = (tmp_path / "fleet.csv").read_text().splitlines()
+    assert text[0] == "alpha,mean,low,high,seeds,converged,seconds,verdict"
+    assert text[1].startswith("0.1,0.71,")
+
+
+# ---- searches ------------------------------------------------------------------------------------------------------
+
+
+def test_halving_goes_on_with_the_survivors(data):
+    """What is left has trained as long as fit alone, to the bit."""
+    X, y = data
+    settings = {"alpha": [1e-5, 1e-3, 0.1], "learning_rate_init": [1e-4, 1e-3, 1e-2]}
+    search = dd.successive_halving(network(tol=0), settings, X, y, seeds=2, max_iter=9, validation=0.2)
+    assert [len(one.settings) for one in search.rounds] == [9, 3, 1]
+    assert search.notes == ["9 settings after 1 epochs", "3 settings after 3 epochs", "1 settings after 9 epochs"]
+    best = [search.rounds[0].settings[i] for i in sorted(search.rounds[0].ranking[:3])]
+    assert search.rounds[1].settings == best
+    train, _, labels, _ = train_test_split(X, y, test_size=0.2, stratify=y, random_state=0)
+    for seed, one in enumerate(search.best_estimators):
+        alone = network(tol=0, **search.best_setting, random_state=seed).set_params(max_iter=9)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            alone.fit(train, labels)
+        np.testing.assert_array_equal(weights(one), weights(alone))
+        assert len(one.loss_curve_) == 9
+    assert [m.estimator is None for m in search.rounds[0].members] == [True] * 18
+
+
+def test_rungs():
+    from dd2424fast.search import _rungs
+
+    assert _rungs(27, 3, 81, None) == [3, 9, 27, 81]
+    assert _rungs(27, 3, 100, None) == [3, 9, 27, 81, 100]
+    assert _rungs(1, 3, 10, None) == [10]
+    assert _rungs(100, 2, 4, None) == [1, 2, 4]
+    assert _rungs(4, 2, 8, 3) == [3, 6, 8]
+
+
+def test_coarse_to_fine_narrows_around_the_best():
+    class Bowl(Recorder):
+        def score(self, X, y):
+            return -abs(math.log10(self.value) + 2.5)
+
+    X, y = np.zeros((20, 1)), np.arange(20) % 2
+    search = dd.coarse_to_fine(Bowl(), {"value": (1e-6, 1.0)}, X, y, settings=6, rounds=3, best=2)
+    tried = [np.log10(sorted(s["value"] for s in one.settings)) for one in search.rounds]
+    np.testing.assert_array_equal(np.floor(tried[0] + 6), np.arange(6))  # one in each of six equal parts
+    spans = [values.max() - values.min() for values in tried]
+    assert spans[0] > 2 * spans[1] > 4 * spans[2]
+    assert math.log10(search.best_setting["value"]) == pytest.approx(-2.5, abs=0.1)
+    assert search.best_score == max(one.means.max() for one in search.rounds)
+    again = dd.coarse_to_fine(Bowl(), {"value": (1e-6, 1.0)}, X, y, settings=6, rounds=3, best=2)
+    assert [one.settings for one in again.rounds] == [one.settings for one in search.rounds]
+
+
+# ---- what does not fit ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"parameter_settings": 3}, "parameter_settings: expected dicts, or a dict of sequences, got int"),
+        ({"parameter_settings": []}, "parameter_settings: expected at least one"),
+        ({"parameter_settings": [3]}, r"parameter_settings\[0\]: expected a dict, got int"),
+        ({"parameter_settings": {"alpha": 3}}, "parameter_settings: expected a sequence of values for alpha, got 3"),
+        ({"parameter_settings": [{"alfa": 3}]}, "parameter_settings: .*alfa"),
+        ({"seeds": 0}, "seeds: expected"),
+        ({"seeds": [1, 1]}, "seeds: expected different seeds"),
+        ({"seeds": ["a"]}, r"seeds\[0\]: expected"),
+        ({"estimator": 3}, "estimator: expected a scikit-learn estimator, got int"),
+        ({"estimator": LinearRegression(), "seeds": 2}, "seeds: expected None, since LinearRegression has no random_s"),
+        ({"keep": "some"}, "keep: expected 'best', 'all' or 'none', got 'some'"),
+        ({"threads": 0}, "threads: expected"),
+        ({"validation": 1.0}, "validation: expected"),
+    ],
+)
+def test_what_is_wrong_is_named(data, changed, message):
+    X, y = data
+    call = {"estimator": Recorder(), "parameter_settings": [{}], "X": X, "y": y, **changed}
+    with pytest.raises((ValueError, TypeError), match=message):
+        dd.fit_many(**call)
+
+
+def test_searches_name_what_is_wrong(data):
+    X, y = data
+    with pytest.raises(TypeError, match="estimator: expected one with the parameters warm_start and max_iter"):
+        dd.successive_halving(RandomForestClassifier(), [{}], X, y, max_iter=3)
+    with pytest.raises(ValueError, match="factor: expected"):
+        dd.successive_halving(network(), [{}], X, y, max_iter=3, factor=1)
+    for ranges, message in (
+        ({"alpha": (0, 1)}, r"ranges\['alpha'\]: expected"),
+        ({"alpha": (1, 1)}, "ranges: expected low < high for alpha"),
+        ({"alpha": 3}, r"ranges: expected \(low, high\) for alpha, got 3"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            dd.coarse_to_fine(network(), ranges, X, y)
+    with pytest.raises(TypeError, match="ranges: expected a dict"):
+        dd.coarse_to_fine(network(), {}, X, y)
