@@ -696,7 +696,7 @@ class Everywhere(Recorder):
     max_propagation_depth = None
 
 
-def test_callbacks_of_a_search_hear_of_every_fit(rows):
+def test_callbacks_of_a_search_hear_of_every_fit(rows, monkeypatch):
     pytest.importorskip("sklearn.callback")
     X, y, _ = rows
     recorder = Everywhere()
@@ -704,6 +704,7 @@ def test_callbacks_of_a_search_hear_of_every_fit(rows):
     assert recorder.heard.count("epoch begins") == recorder.heard.count("epoch ends") == 5 * (2 * 2 + 1)
     assert recorder.heard.count("setup") == recorder.heard.count("teardown") == 1
     assert recorder.fitted.n_features_in_ == 6
+    one_update_a_stretch(monkeypatch)
     timed = Everywhere()  # an epoch that time cuts off ends for them, too
     classifier(time_budget=1e-9, batch_size=5).set_callbacks(timed).fit(X, y)
     assert timed.heard.count("epoch begins") == timed.heard.count("epoch ends") == 1
