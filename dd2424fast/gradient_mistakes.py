@@ -297,7 +297,7 @@ class _Case:
 
     def _transposed(self):
         A, shape = self.m.analytic, self.m.value.shape
-        if A.ndim != 2 or min(shape) < 2 or not self.full:
+        if A.ndim != 2 or min(shape) < 2 or len(self.places) < 4:
             return None
         parts = [(self.N, A, "")]
         if self.facts.l2:

@@ -59,7 +59,7 @@ class History:
             writer.writerows(zip(*self.columns.values(), strict=True))
 
     def plot(self, path=None):
-        """Draw loss and accuracy against epochs.
+        """Draw loss and accuracy against epochs; see `plots.learning_curves`, which takes several histories.
 
         Parameters
         ----------
@@ -70,19 +70,9 @@ class History:
         -------
         matplotlib.figure.Figure
         """
-        from matplotlib.figure import Figure  # no pyplot: no window, no global state
+        from .plots import learning_curves
 
-        figure = Figure(figsize=(9, 3.5), layout="constrained")
-        for axes, quantity in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
-            for name, label in ((quantity, "training"), (f"val_{quantity}", "validation")):
-                if name in self.columns:
-                    axes.plot(self.columns["epoch"], self.columns[name], label=label)
-            axes.set(xlabel="epoch", ylabel=quantity)
-            if axes.lines:
-                axes.legend()
-        if path is not None:
-            figure.savefig(path)
-        return figure
+        return learning_curves(self, path)
 
     def __repr__(self):
         last = {name: values[-1] for name, values in self.columns.items() if values}

@@ -1,4 +1,5 @@
-"""Pictures of a training and of what a language model says: matplotlib figures, imported when one is drawn."""
+"""Pictures of a training, of a classifier and of what a language model says: matplotlib figures; it is imported when
+one is drawn."""
 
 import copy
 import math
@@ -9,10 +10,12 @@ import numpy as np
 
 from .configuration import array_of, integer_in, positive_integer, real_in
 from .generation import continued
+from .history import History
 from .losses import CrossEntropy
 from .metrics import distinct, perplexity
 from .nn import Dropout, Sequential
 from .nn.layers import _Elementwise
+from .nn.module import Module
 
 
 def _figure(columns=1):
@@ -33,6 +36,14 @@ def _written(figure, path):
     if path is not None:
         figure.savefig(path)
     return figure
+
+
+# Okabe and Ito (2008): colours that readers who see colours otherwise tell apart; their greys differ in print.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+
+
+def _colour(i):
+    return _COLOURS[int(i) % len(_COLOURS)]
 
 
 def loss_curve(curves, path=None):
@@ -243,6 +254,343 @@ def _show(axes, image):
     image = (image - image.min()) / (np.ptp(image) or 1.0)
     axes.imshow(image[..., 0] if image.shape[2] == 1 else image, cmap="gray", vmin=0, vmax=1)
     axes.axis("off")
+
+
+def learning_curves(runs, path=None):
+    """Draw loss and accuracy against epochs: on the training data dashed, on the validation data solid.
+
+    Parameters
+    ----------
+    runs : History, sequence of History, or mapping from label to either
+        Of several histories under one label, such as one a seed, the mean is drawn over the epochs that all have, and a
+        band of one standard deviation (of a sample) to both sides.
+    path : path-like, optional
+        Where to write the picture; its ending says in which format.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        The loss (of a classifier in nats), and where there is one the accuracy in percent.
+    """
+    runs = {label: _histories(label, several) for label, several in _labelled("runs", runs).items()}
+    everything = [history for several in runs.values() for history in several]
+    quantities = ["loss", "accuracy"] if any("accuracy" in history for history in everything) else ["loss"]
+    figure, places = _figure(len(quantities))
+    for axes, quantity in zip(np.atleast_1d(places), quantities, strict=True):
+        for i, (label, several) in enumerate(runs.items()):
+            for column, what, line in ((quantity, "training", "--"), (f"val_{quantity}", "validation", "-")):
+                if all(column in history for history in several):
+                    name = what if label is None else f"{label}, {what}"
+                    colour = _colour(i if len(runs) > 1 else line == "-")
+                    _curve(axes, several, column, quantity, color=colour, linestyle=line, label=name)
+        unit = _unit(quantity, nats=len(quantities) > 1)
+        axes.set(xlabel="epoch", ylabel=quantity + unit)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.legend()
+    return _written(figure, path)
+
+
+def _labelled(name, values):
+    """A mapping from label to values; the label is None where only one was given, without any."""
+    values = dict(values) if isinstance(values, Mapping) else {None: values}
+    if not values:
+        raise ValueError(f"{name}: expected at least one, got none")
+    return values
+
+
+def _histories(label, several):
+    several = [several] if isinstance(several, History) else several
+    name = "runs" if label is None else f"runs[{label!r}]"
+    if not isinstance(several, list | tuple) or not all(isinstance(history, History) for history in several):
+        raise TypeError(f"{name}: expected a History or a sequence of them, got {several!r}")
+    if not several or not all(len(history) for history in several):
+        raise ValueError(f"{name}: expected histories of at least one epoch each")
+    if not all("loss" in history and "epoch" in history for history in several):
+        raise ValueError(f"{name}: expected histories with the columns 'epoch' and 'loss'")
+    return several
+
+
+def _curve(axes, several, column, quantity, **style):
+    """Draw the mean of a column over histories, and its spread."""
+    rows = [dict(zip(history["epoch"], history[column], strict=True)) for history in several]
+    epochs = sorted(set.intersection(*map(set, rows)))
+    if not epochs:
+        raise ValueError(f"runs: expected histories that have an epoch in common, got none for {style['label']!r}")
+    values = np.array([[row[epoch] for epoch in epochs] for row in rows], dtype=np.float64) * _factor(quantity)
+    mean = values.mean(axis=0)
+    axes.plot(epochs, mean, **style)
+    if len(values) > 1:
+        spread = values.std(axis=0, ddof=1)
+        axes.fill_between(epochs, mean - spread, mean + spread, color=style["color"], alpha=0.2, linewidth=0)
+
+
+def _factor(quantity):
+    """Accuracies, which are fractions, are drawn in percent."""
+    return 100.0 if quantity.endswith("accuracy") else 1.0
+
+
+def _unit(quantity, nats=True):
+    if quantity.endswith("accuracy"):
+        return " (%)"
+    return " (nats)" if quantity.endswith("loss") and nats else ""
+
+
+def templates(model, shape=(32, 32, 3), names=None, path=None):
+    """Draw the columns of a layer's weights as images, each stretched to [0, 1]: what the layer looks for.
+
+    Parameters
+    ----------
+    model : nn.Module that begins with a Linear layer on the rows of images; or its weights, of shape (features, units),
+        or (units, features) as PyTorch has them
+    shape : (int, int, int)
+        (height, width, channels) of the images, of one channel or three.
+    names : sequence of str, optional
+        Of the units, to be written above them: of a softmax classifier the classes'.
+    path : path-like, optional
+        Where to write the picture; its ending says in which format.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        One axes a unit, in their order.
+    """
+    if not isinstance(shape, list | tuple) or len(shape) != 3:
+        raise ValueError(f"shape: expected (height, width, channels), got {shape!r}")
+    shape = tuple(positive_integer(f"shape[{i}]", size) for i, size in enumerate(shape))
+    if shape[2] not in (1, 3):
+        raise ValueError(f"shape: expected one channel or three, got {shape[2]}")
+    if isinstance(model, Module):
+        weights = next((p.value for _, p in model.named_parameters() if p.value.ndim > 1), np.empty(0))
+    else:
+        weights = _numbers("model", model)
+    if weights.ndim == 2 and len(weights) != math.prod(shape):
+        weights = weights.T
+    if weights.ndim != 2 or len(weights) != math.prod(shape):
+        expected = f"(features, units), of {math.prod(shape)} features for images of shape {shape}"
+        got = weights.shape if weights.ndim != 2 else weights.T.shape
+        raise ValueError(f"model, shape: expected weights of shape {expected}, got {got}")
+    names = _names(names, weights.shape[1])
+    columns = min(weights.shape[1], 10)
+    rows = -(-weights.shape[1] // columns)
+    figure = _empty(1.1 * columns, 1.3 * rows)
+    places = figure.subplots(rows, columns, squeeze=False).ravel()
+    for place in places[weights.shape[1] :]:
+        place.remove()
+    for place, weight, name in zip(places, weights.T, names or [""] * len(weights.T), strict=False):
+        _show(place, weight.reshape(shape))
+        place.set_title(name, fontsize="small")
+    return _written(figure, path)
+
+
+def _names(names, count):
+    """Names of units or classes as a list, or None."""
+    if names is None:
+        return None
+    if isinstance(names, str) or not isinstance(names, Iterable):
+        raise TypeError(f"names: expected a sequence of str, got {names!r}")
+    names = [str(name) for name in names]
+    if len(names) != count:
+        raise ValueError(f"names: expected {count}, got {len(names)}")
+    return names
+
+
+def _numbers(name, values):
+    a = array_of(name, values)
+    if a.dtype.kind not in "fiub":
+        raise TypeError(f"{name}: expected numbers, got dtype {a.dtype}")
+    return a
+
+
+def true_class_probability(p, y, path=None, *, bins=20):
+    """Draw how probable the true class was: a histogram of the images that were classified rightly, and one of the
+    others.
+
+    Parameters
+    ----------
+    p : array of shape (images, classes), or mapping from label to such
+        Probabilities, which need not sum to 1: of a softmax, or of a sigmoid a class, to be compared side by side.
+    y : integers of shape (images,)
+        The true classes.
+    path : path-like, optional
+        Where to write the picture; its ending says in which format.
+    bins : int
+        Of equal width, from 0 to 1.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        One axes for each p.
+    """
+    panels = {label: _probabilities(label, each) for label, each in _labelled("p", p).items()}
+    bins = positive_integer("bins", bins)
+    figure, places = _figure(len(panels))
+    places = np.atleast_1d(places)
+    edges = np.linspace(0, 1, bins + 1)
+    for axes, (label, each) in zip(places, panels.items(), strict=True):
+        labels = _classes("y", y, each.shape[1], len(each))
+        true, right = each[np.arange(len(each)), labels], each.argmax(axis=1) == labels
+        for i, (what, rows, hatch) in enumerate((("right", right, None), ("wrong", ~right, "///"))):
+            counts, _ = np.histogram(true[rows], edges)
+            face = (_colour(0), "white")[i]
+            axes.bar(
+                edges[:-1] + (0.05 + 0.45 * i) / bins, counts, 0.45 / bins, align="edge", facecolor=face,
+                edgecolor=_colour(i), hatch=hatch, label=f"{what}: {rows.sum():,}",
+            )  # fmt: skip
+        axes.set(xlabel="probability of the true class", ylabel="images", xlim=(0, 1), title=label or "")
+        axes.legend()
+    for axes in places[1:]:
+        axes.sharey(places[0])
+    places[0].autoscale(axis="y")
+    return _written(figure, path)
+
+
+def _probabilities(label, p):
+    name = "p" if label is None else f"p[{label!r}]"
+    p = _numbers(name, p)
+    if p.ndim != 2 or not p.size:
+        raise ValueError(f"{name}: expected shape (images, classes), got {p.shape}")
+    bad = np.argwhere(~((p >= 0) & (p <= 1)))
+    if len(bad):
+        first = tuple(int(i) for i in bad[0])
+        raise ValueError(f"{name}: expected probabilities from 0 to 1, got {p[first]} at {first}")
+    return p
+
+
+def _classes(name, y, classes, length=None):
+    """Integer labels below `classes`, as a vector; as many as `length`."""
+    y = array_of(name, y)
+    if y.dtype.kind not in "iu":
+        raise TypeError(f"{name}: expected integer labels, got dtype {y.dtype}")
+    if y.ndim != 1 or not y.size or (length is not None and len(y) != length):
+        raise ValueError(f"{name}: expected shape ({'images' if length is None else length},), got {y.shape}")
+    bad = np.flatnonzero((y < 0) | (y >= classes))
+    if len(bad):
+        raise ValueError(f"{name}: expected labels from 0 to {classes - 1}, got {y[bad[0]]} at {int(bad[0])}")
+    return y.astype(np.int64)
+
+
+def confusion_matrix(y, predicted, path=None, *, names=None):
+    """Draw which classes are taken for which: the images counted, and in percent of each true class.
+
+    Parameters
+    ----------
+    y : integers of shape (images,)
+        The true classes.
+    predicted : integers of shape (images,), or floats of shape (images, classes)
+        The classes that were found, or outputs or probabilities whose highest one says so.
+    path : path-like, optional
+        Where to write the picture; its ending says in which format.
+    names : sequence of str, optional
+        Of the classes; default: their numbers.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        Two axes, with the counts and the percentages as images: rows are true classes, columns found ones. A class
+        without images has no percentages.
+    """
+    predicted = _numbers("predicted", predicted)
+    highest = predicted.shape[1] if predicted.ndim == 2 else None
+    if predicted.ndim == 2:
+        predicted = predicted.argmax(axis=1)
+    limit = highest or 1000  # more classes make no picture
+    y, predicted = _classes("y", y, limit), _classes("predicted", predicted, limit, np.size(y))
+    count = highest or max(2, 0 if names is None else np.size(names), int(max(y.max(), predicted.max())) + 1)
+    names = _names(names, count) or [str(i) for i in range(count)]
+    counts = np.bincount(y * count + predicted, minlength=count**2).reshape(count, count)
+    with np.errstate(invalid="ignore"):
+        percent = 100 * counts / counts.sum(axis=1, keepdims=True)
+    side = max(3.5, 0.5 * count + 1.2)
+    figure = _empty(2 * side + 0.8, side)
+    for axes, values, title, text in zip(
+        figure.subplots(1, 2), (counts, percent), ("images", "% of the true class"), ("{:.0f}", "{:.1f}"), strict=True
+    ):
+        _matrix(figure, axes, values, text, names)
+        axes.set(title=title, xlabel="found class", ylabel="true class")
+    return _written(figure, path)
+
+
+def _matrix(figure, axes, values, text, names):
+    """Show a matrix as an image, the darker the higher, and its numbers."""
+    shown = np.ma.masked_invalid(values)
+    image = axes.imshow(shown, cmap="Blues", vmin=0, vmax=max(float(shown.max()), 1.0))
+    figure.colorbar(image, ax=axes, shrink=0.8)
+    for (i, j), value in np.ndenumerate(values):
+        if np.isfinite(value):
+            light = value > image.norm.vmax / 2
+            axes.text(
+                j, i, text.format(value), ha="center", va="center", fontsize="x-small", color="wk"[not light]
+            )  # fmt: skip
+    places = np.arange(len(names))
+    turned = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if max(map(len, names)) > 2 else {}
+    axes.set_xticks(places, names, **turned)
+    axes.set_yticks(places, names)
+
+
+def search(results, path=None, *, quantity="val_accuracy", confidence=0.95):
+    """Draw what the settings of a search came to: a bar for the mean over seeds, the mean's confidence interval, and
+    the best setting in another colour.
+
+    Parameters
+    ----------
+    results : sequence of (label, scores)
+        The scores are numbers, one a seed, or a single one: then there is no interval.
+    path : path-like, optional
+        Where to write the picture; its ending says in which format.
+    quantity : str
+        What the scores are. Where it ends with "accuracy" they are fractions, drawn in percent, and the highest mean is
+        the best; elsewhere the lowest one. A loss is in nats.
+    confidence : float in (0, 1)
+        Of the interval, by Student's t distribution.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    if not isinstance(quantity, str):
+        raise TypeError(f"quantity: expected a str, got {quantity!r}")
+    confidence = real_in("confidence", confidence, 0, 1, include_low=False, include_high=False)
+    if isinstance(results, str) or not isinstance(results, Iterable):
+        raise TypeError(f"results: expected a sequence of (label, scores), got {type(results).__name__}")
+    pairs = [_setting(i, item, quantity) for i, item in enumerate(results)]
+    if not pairs:
+        raise ValueError("results: expected at least one, got none")
+    means = np.array([scores.mean() for _, scores in pairs])
+    errors = [_half_interval(scores, confidence) for _, scores in pairs]
+    best = int(means.argmax() if quantity.endswith("accuracy") else means.argmin())
+    figure = _empty(max(4.5, 0.7 * len(pairs) + 1.5), 3.8)
+    axes = figure.subplots()
+    for i, (mean, error) in enumerate(zip(means, errors, strict=True)):
+        axes.bar(
+            i, mean, 0.7, yerr=error, capsize=4, color=_colour(i == best), edgecolor="black", linewidth=0.6,
+            hatch="//" if i == best else None, label="best" if i == best else None,
+        )  # fmt: skip
+        axes.annotate(f"{mean:.4g}", (i, mean + (error or 0.0)), (0, 3), textcoords="offset points", ha="center")
+    axes.set_xticks(range(len(pairs)), [label for label, _ in pairs], rotation=30, ha="right")
+    axes.set(ylabel=quantity.replace("val_", "validation ").replace("_", " ") + _unit(quantity))
+    axes.margins(y=0.12)
+    axes.legend()
+    return _written(figure, path)
+
+
+def _setting(i, item, quantity):
+    """One of a search's results, as (label, scores as drawn)."""
+    if not isinstance(item, list | tuple) or len(item) != 2:
+        raise TypeError(f"results[{i}]: expected (label, scores), got {item!r}")
+    scores = np.atleast_1d(_numbers(f"results[{i}]", item[1])).astype(np.float64)
+    if scores.ndim != 1 or not scores.size or not np.isfinite(scores).all():
+        raise ValueError(f"results[{i}]: expected finite scores, one a seed, got {item[1]!r}")
+    return str(item[0]), scores * _factor(quantity)
+
+
+def _half_interval(scores, confidence):
+    """Half of the confidence interval of a mean; None for a single score."""
+    if len(scores) < 2:
+        return None
+    from scipy.special import stdtrit  # scipy.stats takes a second to import
+
+    t = stdtrit(len(scores) - 1, (1 + confidence) / 2)
+    return float(t * scores.std(ddof=1) / math.sqrt(len(scores)))
 
 
 def range_test(report, path=None):

@@ -257,27 +257,10 @@ def plot_curves(results, path):
 
 
 def probabilities(result, data):
-    """What the classifier gives each test image's own class, and whether it is the class it answers with."""
-    x, y = data.test
-    if result.plan.sigmoid:
-        p = 1 / (1 + np.exp(-result.model.predict(x).astype(np.float64)))
-    else:
-        p = dd.predict_proba(result.model, x)
-    return p[np.arange(len(y)), y], p.argmax(axis=1) == y
-
-
-def plot_probabilities(results, data, path):
-    """Histograms of the true class's probability, of the test images that are answered rightly and wrongly."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(5 * len(results), 3.5), layout="constrained")
-    for axes, result in zip(figure.subplots(1, len(results), squeeze=False)[0], results, strict=True):
-        p, right = probabilities(result, data)
-        for chosen, label in ((right, "right"), (~right, "wrong")):
-            axes.hist(p[chosen], bins=np.linspace(0, 1, 41), alpha=0.6, label=label)
-        axes.set(xlabel="probability of the true class", ylabel="test images", title=result.plan.name)
-        axes.legend()
-    figure.savefig(path, dpi=120)
+    """What the classifier gives the classes of the test images, of shape (images, 10)."""
+    if not result.plan.sigmoid:
+        return dd.predict_proba(result.model, data.test[0])
+    return 1 / (1 + np.exp(-result.model.predict(data.test[0]).astype(np.float64)))
 
 
 def write_curves(results, path):
@@ -303,10 +286,12 @@ def run(part, images, arguments):
     if part == "course":
         results = trained(course_plans(arguments.epochs), images.one_batch(), seed)
         for i, r in enumerate(results, 1):
-            dd.plots.filters(r.model, folder / f"templates-{i}.png", image=IMAGE)
+            dd.plots.templates(r.model, IMAGE, dd.data.CIFAR_CLASSES, folder / f"templates-{i}.png")
     elif part == "grid":
         found, best = best_of_grid(images, arguments.epochs, seed, arguments.quick)
         write_grid(found, folder / "grid.csv")
+        scores = [(r.plan.name, r.measures["val_accuracy"]) for r in found[:12]]
+        dd.plots.search(scores, folder / "grid-best.png")
         print("the best of the grid, by validation accuracy")
         for r in found[:5]:
             print(f"{r.plan.name:<50}{r.measures['val_accuracy']:>8.2%}")
@@ -317,7 +302,8 @@ def run(part, images, arguments):
         plans = sigmoid_plans if part == "sigmoid" else better_plans
         results = trained(plans(arguments.epochs), data, seed)
         if part == "sigmoid":
-            plot_probabilities(results, data, folder / "probabilities.png")
+            p = {r.plan.name: probabilities(r, data) for r in results}
+            dd.plots.true_class_probability(p, data.test[1], folder / "probabilities.png", bins=40)
     plot_curves(results, folder / f"{part}.png")
     return results
 

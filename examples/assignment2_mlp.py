@@ -305,6 +305,10 @@ def run(part, images, arguments):
         else:
             plans = (optimizer_plans if part == "optimizers" else dropout_plans)(step)
         results = trained(plans, data, seed)
+        if part == "large":
+            (x, y), names = data.test, dd.data.CIFAR_CLASSES
+            predicted = results[0].model.predict(x).argmax(axis=1)
+            dd.plots.confusion_matrix(y, predicted, folder / "confusion.png", names=names)
     plot_curves(results, folder / f"{part}.png")
     return results
 

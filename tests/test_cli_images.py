@@ -249,6 +249,21 @@ def test_a_time_budget_ends_training_and_it_goes_on(tmp_path):
     assert resumed["stopped"] is None
 
 
+def test_the_confusion_of_the_test_is_drawn(tmp_path, monkeypatch):
+    drawn, draw = [], dd.plots.confusion_matrix
+    monkeypatch.setattr(
+        dd.plots, "confusion_matrix", lambda y, p, *a, **k: drawn.append((y, p, k)) or draw(y, p, *a, **k)
+    )
+    result = run("train", "linear", "--epochs", 2, "--quiet", "--json", "--confusion", tmp_path / "c.png")
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout)
+    ((y, p, names),) = drawn
+    assert (p.argmax(axis=1) == y).mean() == report["test"]["accuracy"]
+    assert names == {"names": tuple("0123456789")}
+    assert (tmp_path / "c.png").read_bytes()[:4] == b"\x89PNG"
+    assert report["files"] == {"confusion": str(tmp_path / "c.png")}
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

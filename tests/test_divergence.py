@@ -265,9 +265,11 @@ def test_the_replay_changes_nothing():
         model = mlp(batch_norm=True, dropout=0.2)
         trainer = dd.Trainer(model, dd.optim.Adam(0.01), seed=3)
         for i in range(6):
+            gradients = model.gradients.copy()
             if meets and i in (0, 3):
                 with pytest.raises(dd.TrainingDiverged):
                     trainer.step(HUGE, Y)
+            np.testing.assert_array_equal(model.gradients, gradients)
             trainer.step(X, Y)
         ends.append(np.concatenate([model.parameters, model.buffers]))
         assert not any("_forward" in vars(module) for _, module in model.modules())

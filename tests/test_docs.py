@@ -18,6 +18,9 @@ PAGES = (
     "docs/mlp.md",
     "docs/estimators.md",
     "docs/search.md",
+    "docs/debugging.md",
+    "docs/time.md",
+    "docs/plots.md",
 )
 BOOK = "".join(f"The {w} fox saw no. {i * i % 97}.\n" for i in range(200) for w in ("quick", "lazy", "old", "odd"))
 PLAY = "".join(f"{'ANN BOB'.split()[i * i % 7 % 2]}:\nI say {i * 7 % 11}.\n" for i in range(300))
@@ -42,6 +45,24 @@ def test_the_page_runs(page, tmp_path, monkeypatch, capsys):
     assert "import dd2424fast as dd" in code
     exec(compile(code, ROOT / page, "exec"), {"__name__": "page"})
     assert capsys.readouterr().out
+
+
+def test_what_is_quoted_was_printed(tmp_path, monkeypatch, capsys):
+    """Of docs/debugging.md: the same words, and numbers but for their last digits, which other CPUs round otherwise."""
+    page = "docs/debugging.md"
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code_of(page), ROOT / page, "exec"), {"__name__": "page"})
+    printed = {words(line) for line in capsys.readouterr().out.splitlines()}
+    blocks = re.split(r"^```(?:python)?\n", (ROOT / page).read_text(encoding="utf-8"), flags=re.MULTILINE)[1::2]
+    quoted = [words(line) for block in blocks if "import" not in block for line in block.splitlines()]
+    quoted = [line for line in quoted if line[:1] in ("-", "*") or " of layer " in line]
+    assert len(quoted) >= 4
+    assert not [line for line in quoted if line not in printed]
+
+
+def words(line):
+    """A line without its numbers of several digits."""
+    return re.sub(r"-?\d+\.\d+(e[+-]?\d+)?", "#", line)
 
 
 def test_pages_that_docs_list_exist():

@@ -9,7 +9,7 @@ from student_network import LAYERS, Network
 
 import dd2424fast as dd
 from dd2424fast import gradients
-from dd2424fast.differences import Differences, FunctionSubject
+from dd2424fast.differences import WRONG, Differences, FunctionSubject
 
 WEIGHTS, ALL = "W1, W2 and W3", "W1, b1, W2, b2, W3 and b3"
 LATER = r" What is before it \({}\) is wrong too, and may follow from that\."
@@ -154,18 +154,30 @@ def test_kinks_hide_no_mistake(mistake, seed):
 
 
 def test_every_wrong_entry_stays_wrong_at_kinks():
-    """Not one entry that is seven times too large is set aside."""
+    """Not one entry that is seven times too large is set aside, whether its own difference meets a kink or not."""
     for seed in range(4):
-        network = at_kinks(seed)
-        assert (_verdicts(network, "W1") < 2).all()
-        network.mistake = "summed over the batch"
-        wrong = _verdicts(network, "W1")
-        data = np.abs(network(network.parameters)[1]["W1"] - 2 * network.l2 * network.parameters["W1"]).ravel()
-        assert (wrong == 2)[data > 1e-9].all()
+        for name in ("W1", "b1"):
+            network = at_kinks(seed)
+            assert (_verdicts(network, name) < WRONG).all()
+            network.mistake = "summed over the batch"
+            data = network(network.parameters)[1][name] - (2 * network.l2 * network.parameters[name]) * (name == "W1")
+            assert (_verdicts(network, name) == WRONG)[np.abs(data).ravel() > 1e-6].all()
+            assert np.abs(data).max() > 1e-3
 
 
 def _verdicts(network, name):
     return Differences(FunctionSubject(network, network.parameters), 1e-5, 1e-5, 0).entries(name, 1000).verdict
+
+
+def test_a_dead_unit_is_no_witness():
+    """One unit at its kink: where it is dead nearby, a wrong gradient of zero equals the difference."""
+
+    def unit(p, factor):
+        return float(np.maximum(p["b"], 0).sum()), {"b": factor * (p["b"] > 0)}
+
+    for seed in range(20):
+        assert dd.gradcheck_function(lambda p: unit(p, 1.0), {"b": np.zeros(1)}, seed=seed)
+        assert not dd.gradcheck_function(lambda p: unit(p, 7.0), {"b": np.zeros(1)}, seed=seed)
 
 
 def test_without_hints_the_numbers_are_said():
@@ -176,6 +188,13 @@ def test_without_hints_the_numbers_are_said():
     network.mistake = "no L2"
     report = dd.gradcheck_function(network, network.parameters)
     assert "the loss grows with 0.05 * sum(W^2) beyond it, so add 0.1 * W" in report.explanation[0]
+
+
+def test_a_few_entries_of_a_large_array_tell_too():
+    for mistake in ("summed over the batch", "no L2", "W1 reshaped", "W2 transposed", "no derivative in layer 1"):
+        report = check(Network(mistake), entries=8)
+        expected = next(expected for name, _, expected in MUTANTS if name == mistake)
+        assert re.search(expected, report.explanation[0]), report
 
 
 def test_two_mistakes_are_both_named():

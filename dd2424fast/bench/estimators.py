@@ -45,8 +45,8 @@ class Fit(Task):
     def data(self):
         rng = np.random.default_rng(0)
         y = np.arange(self.rows) % CLASSES
-        centres = rng.standard_normal((CLASSES, self.features))
-        return (centres[y] + 3 * rng.standard_normal((self.rows, self.features))).astype(self.dtype), y
+        centres, noise = rng.standard_normal((CLASSES, self.features)), 0.4 * self.features**0.5
+        return (centres[y] + noise * rng.standard_normal((self.rows, self.features))).astype(self.dtype), y
 
     def arguments(self):
         # Neither a small improvement nor none ends a fit: all libraries make as many epochs.
