@@ -694,7 +694,7 @@ cdef class Batch:
 
 
 def mlp_updates(plan, cnp.ndarray parameters, cnp.ndarray buffers, solver, x, cnp.ndarray y, sample_weight, order,
-                Py_ssize_t batch_size, double alpha, uint64_t seed):
+                Py_ssize_t batch_size, double alpha, uint64_t seed, so_far, Py_ssize_t of):
     cdef Py_ssize_t n = cnp.PyArray_DIM(y, 0) if order is None else cnp.PyArray_DIM(order, 0), start = 0, stop
     cdef bint normed = plan.batch_norm
     cdef Py_ssize_t most = min(n, batch_size + normed)
@@ -703,7 +703,7 @@ def mlp_updates(plan, cnp.ndarray parameters, cnp.ndarray buffers, solver, x, cn
     cdef const int64_t* which = NULL if order is None else <const int64_t*> cnp.PyArray_DATA(order)
     cdef Rows rows
     cdef Step step
-    cdef double loss = 0, penalty = 0, of_batch = 0, total = 0, rate, squares
+    cdef double loss = so_far[0], penalty = so_far[1], of_batch = 0, total = 0, rate, squares
     cdef uint64_t t = solver.t
     cdef bint sound = True
     step.adam = hasattr(solver, "first_moment")
@@ -728,14 +728,14 @@ def mlp_updates(plan, cnp.ndarray parameters, cnp.ndarray buffers, solver, x, cn
                 if not weightless(&rows):
                     memcpy(net.buffers_before, net.buffers, net.kept * sizeof(real))
                     net.gradient_of(&rows, seed, t, &of_batch, &total)
-                    loss += of_batch * rows.N / n
+                    loss += of_batch * rows.N / of
                     sound = isfinite(loss) and net.finite()
                     if sound:
                         t += 1
                         if step.adam:
                             step.lr = rate * sqrt(1 - pow(step.beta_2, <double> t)) / (1 - pow(step.beta_1, <double> t))
                         squares = net.step(&step, alpha / total)
-                        penalty += alpha / 2 * squares / total * rows.N / n
+                        penalty += alpha / 2 * squares / total * rows.N / of
                     else:
                         memcpy(net.buffers, net.buffers_before, net.kept * sizeof(real))
                 start = stop

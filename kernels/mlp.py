@@ -420,10 +420,10 @@ def _check_strength(name, value):
     return float(value)
 
 
-def _check_batch_size(size, least):
+def _check_size(name, size, least):
     whole = hasattr(size, "__index__") and not isinstance(size, bool | np.ndarray)
     if not whole or not least <= size.__index__() < 2**62:
-        raise ValueError(f"batch_size: expected an integer of at least {least}, got {size!r}")
+        raise ValueError(f"{name}: expected an integer of at least {least}, got {size!r}")
     return size.__index__()
 
 
@@ -460,7 +460,19 @@ mlp_gradient = Kernel(
 
 
 def mlp_updates(
-    plan, parameters, buffers, solver, x, y, sample_weight=None, order=None, batch_size=200, alpha=0.0, seed=0
+    plan,
+    parameters,
+    buffers,
+    solver,
+    x,
+    y,
+    sample_weight=None,
+    order=None,
+    batch_size=200,
+    alpha=0.0,
+    seed=0,
+    so_far=(0.0, 0.0),
+    of=None,
 ):
     """Train a network: one update for each batch of rows.
 
@@ -479,19 +491,24 @@ def mlp_updates(
         Rows of an update. The last batch may be smaller; a single row left over goes into the batch before where there
         is batch normalisation, since one row has no variance.
     seed : int
+    so_far : (float, float)
+        What the call before returned, where several calls make the updates of one pass over the rows.
+    of : int, optional
+        Rows of all these calls; default: of this one. How they are divided, by whole batches, changes no bit.
 
     Returns
     -------
     loss, penalty : float
-        Means over the rows, each batch's before its update. Where one is not finite, or a gradient is not, training
-        ends there: that update is not made, and what is returned is NaN or infinite.
+        Means over the rows (with `of`, what is so far of them), each batch's before its update. Where one is not
+        finite, or a gradient is not, training ends there: that update is not made, and what is returned is NaN or
+        infinite.
     """
     rows = np.arange(x.shape[0]) if order is None else order
     starts = list(range(0, len(rows), batch_size))
     if plan.batch_norm and len(starts) > 1 and len(rows) - starts[-1] == 1:
         starts.pop()
     gradients = np.empty_like(parameters)
-    loss = penalty = 0.0
+    loss, penalty = so_far
     for start, stop in itertools.pairwise([*starts, len(rows)]):
         batch = rows[start:stop]
         weight = None if sample_weight is None else sample_weight[batch]
@@ -502,8 +519,8 @@ def mlp_updates(
             of_batch = mlp_gradient.numpy(
                 plan, parameters, buffers, x[batch], y[batch], weight, alpha, seed, solver.t, gradients
             )
-        loss += of_batch[0] * len(batch) / len(rows)
-        penalty += of_batch[1] * len(batch) / len(rows)
+        loss += of_batch[0] * len(batch) / of
+        penalty += of_batch[1] * len(batch) / of
         if not (np.isfinite(loss + penalty) and all_finite.numpy(gradients) and np.isfinite(buffers).all()):
             buffers[...] = kept
             return (loss if not np.isfinite(loss) else np.nan), penalty
@@ -538,7 +555,19 @@ def _check_solver(solver, parameters):
 
 
 def _check_updates(
-    plan, parameters, buffers, solver, x, y, sample_weight=None, order=None, batch_size=200, alpha=0.0, seed=0
+    plan,
+    parameters,
+    buffers,
+    solver,
+    x,
+    y,
+    sample_weight=None,
+    order=None,
+    batch_size=200,
+    alpha=0.0,
+    seed=0,
+    so_far=(0.0, 0.0),
+    of=None,
 ):
     parameters, buffers = _check_plan(plan, parameters, buffers, True)
     x, y, sample_weight = _check_data(plan, parameters.dtype, x, y, sample_weight, False)
@@ -554,12 +583,22 @@ def _check_updates(
         if not len(order) or not 0 <= order.min() <= order.max() < len(y):
             raise ValueError(f"order: expected numbers of rows, from 0 to {len(y) - 1}, and at least one")
         order = np.ascontiguousarray(order)
-    if plan.batch_norm and len(y if order is None else order) == 1:
+    rows = len(y if order is None else order)
+    if plan.batch_norm and rows == 1:
         raise ValueError("x: expected at least two rows, since batch normalisation needs a variance; got one")
     seed, _, _ = check_stream_key(seed, 0, 0)
-    batch_size = min(_check_batch_size(batch_size, 1 + plan.batch_norm), len(y if order is None else order))
+    batch_size = min(_check_size("batch_size", batch_size, 1 + plan.batch_norm), rows)
     alpha = _check_strength("alpha", alpha)
-    return plan, parameters, buffers, solver, x, y, sample_weight, order, batch_size, alpha, seed
+    so_far = _check_so_far(so_far)
+    of = rows if of is None else _check_size("of", of, rows)
+    return plan, parameters, buffers, solver, x, y, sample_weight, order, batch_size, alpha, seed, so_far, of
+
+
+def _check_so_far(so_far):
+    pair = isinstance(so_far, tuple | list) and len(so_far) == 2
+    if not pair or not all(isinstance(value, float | np.floating) for value in so_far):
+        raise TypeError(f"so_far: expected (loss, penalty), two floats, got {so_far!r}")
+    return float(so_far[0]), float(so_far[1])
 
 
 mlp_updates = Kernel(

@@ -596,6 +596,8 @@ def _mlp_gradient(m):
 def _mlp_updates(m):
     call = _mlp(m)
     state = [m.own(call["plan"].parameters) for _ in range(2)]
+    for vector in state:
+        vector *= 0.05  # a large velocity would carry exp out of float32
     solver = m.number(
         dd.kernels.SGDSolver(state[0], 0.01, nesterov=m.number(True, False)),
         dd.kernels.AdamSolver(*state, 0.01, epsilon=0.1, t=m.number(0, 5)),
@@ -603,6 +605,7 @@ def _mlp_updates(m):
     N = len(call["x"])
     order = m.maybe(lambda: m.layout(m.rng.integers(0, N, N)))
     more = dict(order=order, batch_size=m.number(2, 3, 50), alpha=m.number(0.0, 0.5), seed=m.number(0, 5))
+    more |= dict(so_far=m.number((0.0, 0.0), (1.5, 0.25)), of=m.number(None, 2 * N))
     return call | dict(solver=solver) | more
 
 

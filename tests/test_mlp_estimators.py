@@ -112,6 +112,8 @@ def test_new_parameters_and_data_in_a_warm_start(rows):
     warm.set_params(solver="adam").fit(X[:50], y[:50])
     assert type(warm._optimizer).__name__ == "AdamSolver"
     assert warm.t_ == 2 * 5 * 90 + 5 * 50
+    parts = [classifier(warm_start=warm).fit(X, y).partial_fit(X, y).coefs_[0] for warm in (True, False)]
+    np.testing.assert_array_equal(*parts)
     warm.set_params(activation="tanh", early_stopping=True).fit(X, y)
     assert len(warm._split[2]) == 9
     assert len(warm.set_params(validation_fraction=0.5).fit(X, y)._split[2]) == 45
@@ -129,13 +131,13 @@ def test_cutting_an_epoch_changes_no_bit(rows, monkeypatch):
     X, y, _ = rows
     for parameters in ({}, {"shuffle": False}, {"batch_norm": True, "batch_size": 89}, {"dropout": 0.5}):
         whole = classifier(**parameters).fit(X, y)
-        monkeypatch.setattr(mlp_training, "PART_WORK", 1.0)  # one update a part
+        one_update_a_stretch(monkeypatch)
         calls = count_calls(monkeypatch)
         cut = classifier(**parameters).fit(X, y)
         assert len(calls) == 5 * (1 if parameters.get("batch_size") == 89 else 6)
         monkeypatch.undo()
         np.testing.assert_array_equal(cut._network.parameters, whole._network.parameters)
-        np.testing.assert_allclose(cut.loss_curve_, whole.loss_curve_, rtol=1e-12)
+        assert cut.loss_curve_ == whole.loss_curve_
         assert cut._optimizer.t == whole._optimizer.t
 
 
@@ -149,6 +151,11 @@ def count_calls(monkeypatch, at=None, action=None):
 
     monkeypatch.setattr(dd.kernels, "mlp_updates", noted)
     return calls
+
+
+def one_update_a_stretch(monkeypatch):
+    monkeypatch.setattr(mlp_training, "FIRST_WORK", 1.0)
+    monkeypatch.setattr(mlp_training, "STRETCH", 0.0)
 
 
 class Tick:
@@ -169,7 +176,7 @@ STOPPING = {"dropout": 0.2, "batch_norm": True, "early_stopping": True, "validat
 @pytest.mark.parametrize("parameters", [{}, STOPPING], ids=str)
 def test_a_time_budget_ends_within_an_epoch_and_the_next_fit_takes_it_up(parameters, rows, monkeypatch):
     X, y, _ = rows
-    monkeypatch.setattr(mlp_training, "PART_WORK", 1.0)  # one update a part, which takes two looks at the clock
+    one_update_a_stretch(monkeypatch)  # which takes two looks at the clock
     parameters = {"batch_size": 15, **parameters}
     whole = classifier(max_iter=5, warm_start=True, **parameters).fit(X, y)
     per_epoch = whole._optimizer.t // 5
@@ -451,6 +458,10 @@ def test_weights_that_are_assigned_are_used(rows):
     wider = classifier(hidden=12).fit(X, y)
     whole.coefs_, whole.intercepts_ = wider.coefs_, wider.intercepts_
     np.testing.assert_array_equal(whole.predict_proba(X), wider.predict_proba(X))
+    before, shallow = one.predict_proba(X), copy.copy(one)
+    shallow.coefs_ = [W * 2 for W in one.coefs_]
+    assert not np.allclose(shallow.predict_proba(X), before)
+    np.testing.assert_array_equal(one.predict_proba(X), before)
     whole.coefs_ = wider.coefs_[:1]
     with pytest.raises(ValueError, match="coefs_, intercepts_: expected one of each for every layer, got 1 and 2"):
         whole.predict(X)
@@ -496,6 +507,7 @@ def test_files(kind, rows, tmp_path):
         {"warm_start": True, "early_stopping": True, "dropout": 0.2, "batch_norm": True},
         {"solver": "lbfgs", "hidden_layer_sizes": [4]} if kind == "numbers" else {"solver": "lbfgs"},
         {"solver": "sgd", "learning_rate": "adaptive", "n_iter_no_change": np.inf},
+        {"warm_start": True, "tol": 9.0, "n_iter_no_change": 1},
     ):
         got = make(**parameters).fit(X, target)
         got.save(tmp_path / "file")
@@ -506,8 +518,10 @@ def test_files(kind, rows, tmp_path):
         assert other.loss_ == got.loss_
         if got.solver != "lbfgs":
             assert_same(other, got)
-            assert_same(other.partial_fit(X, target) if not got.early_stopping else other.fit(X, target),
-                        got.partial_fit(X, target) if not got.early_stopping else got.fit(X, target))  # fmt: skip
+            for model in (other, got):
+                model.fit(X, target) if model.warm_start else model.partial_fit(X, target)
+            assert_same(other, got)
+            assert other.n_iter_ == got.n_iter_
 
 
 def test_files_that_are_none(rows, tmp_path):
@@ -676,6 +690,24 @@ def test_callbacks(rows):
     assert len([row for row in log if row["task_name"] == "epoch"]) == 4
     with pytest.raises(ZeroDivisionError):
         classifier().set_callbacks(Failing()).fit(X, y)
+
+
+class Everywhere(Recorder):
+    max_propagation_depth = None
+
+
+def test_callbacks_of_a_search_hear_of_every_fit(rows, monkeypatch):
+    pytest.importorskip("sklearn.callback")
+    X, y, _ = rows
+    recorder = Everywhere()
+    GridSearchCV(classifier(), {"alpha": [0.1, 1.0]}, cv=2).set_callbacks(recorder).fit(X, y)
+    assert recorder.heard.count("epoch begins") == recorder.heard.count("epoch ends") == 5 * (2 * 2 + 1)
+    assert recorder.heard.count("setup") == recorder.heard.count("teardown") == 1
+    assert recorder.fitted.n_features_in_ == 6
+    one_update_a_stretch(monkeypatch)
+    timed = Everywhere()  # an epoch that time cuts off ends for them, too
+    classifier(time_budget=1e-9, batch_size=5).set_callbacks(timed).fit(X, y)
+    assert timed.heard.count("epoch begins") == timed.heard.count("epoch ends") == 1
 
 
 class Failing(Recorder):

@@ -342,7 +342,6 @@ class MLP(MLPFiles, Descent, QuasiNewton, CallbackSupportMixin, BaseEstimator):
             and X.dtype == parameters.dtype
             and X.shape[1] == plan.sizes[0]
             and X.shape[0]
-            and X.flags.c_contiguous
             and kernels.all_finite(X)
             and "feature_names_in_" not in self.__dict__
         ):

@@ -18,7 +18,8 @@ from ..kernels.mlp import NORM_MOMENTUM
 from ..training import TrainingDiverged
 from .mlp_network import work_of
 
-PART_WORK = 2e9  # floating-point operations between two looks at the clock: 0.02 to 0.2 s on one core
+STRETCH = 0.2  # seconds of updates between two looks at the clock
+FIRST_WORK = 2e8  # floating-point operations before the first look: milliseconds
 SMALLEST_RATE = 1e-6  # "adaptive" ends here
 
 
@@ -49,20 +50,22 @@ class Epoch:
 
 
 class Clock:
-    """A time budget; the last stretch of work tells what the next one takes."""
+    """Divides the updates into stretches, so that Ctrl-C and a time budget act between them; the last one's pace tells
+    what fits into the next."""
 
-    def __init__(self, seconds):
-        self.end = math.inf if seconds is None else time.monotonic() + seconds
-        self.pace = 0.0
-        self.started = None
+    def __init__(self, budget):
+        self.end = math.inf if budget is None else time.monotonic() + budget
+        self.pace = self.started = None
 
-    def allows(self, amount):
-        """Whether an amount of work still fits, the first one always; the work is then taken to start."""
+    def start(self, first=1):
+        """The number of updates to make now, `first` in the first stretch; below 1 where none fits any more."""
         self.started = time.monotonic()
-        return not self.pace or self.started + self.pace * amount <= self.end
+        if self.pace is None:
+            return first
+        return int(min(max(1, STRETCH // self.pace), (self.end - self.started) / self.pace))
 
-    def done(self, amount):
-        self.pace = max((time.monotonic() - self.started) / amount, 1e-12)
+    def done(self, updates):
+        self.pace = max((time.monotonic() - self.started) / updates, 1e-12)
 
 
 class Watch:
@@ -206,14 +209,18 @@ class Descent(Watch):
                 epoch.order = epoch.order[self._random_state.permutation(n)]
             epoch.position, epoch.loss, epoch.penalty = 0, 0.0, 0.0
         as_it_stands = size == n or not self.shuffle  # the order within a batch makes no difference
+        first = self._first_stretch(data, size)
         while epoch.position < n:
-            stop = self._part_end(data, size)
-            rows = stop - epoch.position
-            if not clock.allows(rows):
+            updates = clock.start(first)
+            if updates < 1:
                 return False
+            stop = epoch.position + updates * size
+            if stop + network.plan.batch_norm >= n:  # one row alone has no variance
+                stop = n
+            rows = stop - epoch.position
             order = None if as_it_stands and rows == n else epoch.order[epoch.position : stop]
             loss, penalty = self._update(network, data, order, size)
-            clock.done(rows)
+            clock.done(rows / size)
             if not math.isfinite(loss + penalty):
                 self.loss_ = loss
                 raise SolverDiverged(
@@ -221,20 +228,14 @@ class Descent(Watch):
                     "parameter weights. The input data may contain large values and need to be preprocessed.",
                     self._optimizer.t,
                 )
-            epoch.loss += loss * (rows / n)
-            epoch.penalty += penalty * (rows / n)
-            epoch.position = stop
+            epoch.loss, epoch.penalty, epoch.position = loss, penalty, stop
         return True
 
-    def _part_end(self, data, size):
-        """The end of the next part of an epoch: whole batches, always the same ones, which a look at the clock may
-        follow."""
-        n, start, plan = len(data), self._epoch.position, self._network.plan
+    def _first_stretch(self, data, size):
+        """Updates that surely take no longer than a stretch."""
         density = 1.0 if isinstance(data.X, np.ndarray) else data.X.nnz / math.prod(data.X.shape)
-        row, update = work_of(plan, density)
-        batches = max(1, int(PART_WORK / (size * row + update)))
-        stop = start + batches * size
-        return n if stop + plan.batch_norm >= n else stop  # one row alone has no variance
+        row, update = work_of(self._network.plan, density)
+        return max(1, int(FIRST_WORK / (size * row + update)))
 
     def _update(self, network, data, order, size):
         try:
@@ -250,6 +251,8 @@ class Descent(Watch):
                 size,
                 self.alpha,
                 self._dropout_seed or 0,
+                (self._epoch.loss, self._epoch.penalty),
+                len(data),
             )
         except Exception as error:
             self._blame_activation(error)
@@ -328,14 +331,14 @@ class QuasiNewton(Watch):
             if watched is not None:
                 self._count_improvement(watched)
                 stopped = self.early_stopping and self._no_improvement_count > self.n_iter_no_change
-            stopped = listener.end_epoch() or stopped or not clock.allows(1)
+            stopped = listener.end_epoch() or stopped or clock.start() < 1
             if stopped:
                 raise StopIteration
             if self.n_iter_ < self.max_iter:
                 listener.begin_epoch()
 
         listener.begin_epoch()
-        clock.allows(1)
+        clock.start()
         options = {"maxfun": self.max_fun, "maxiter": self.max_iter, "gtol": self.tol}
         start = network.parameters.astype(np.float64)
         try:

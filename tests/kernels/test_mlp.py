@@ -230,11 +230,14 @@ def test_bits_depend_neither_on_threads_nor_on_cuts(plan, dtype):
     for threads, cuts in ((1, [0, 60]), (2, [0, 20, 60]), (3, [0, 40, 50, 60])):
         _team.set_num_threads(threads)
         parameters, buffers, solver = problem.parameters.copy(), problem.buffers.copy(), problem.solver("adam")
+        data, losses = (problem.x, problem.y, problem.weight), (0.0, 0.0)
         for start, stop in itertools.pairwise(cuts):
-            k.mlp_updates(
-                plan, parameters, buffers, solver, problem.x, problem.y, problem.weight, order[start:stop], 10, 0.1, 3
+            losses = k.mlp_updates(
+                plan, parameters, buffers, solver, *data, order[start:stop], 10, 0.1, 3, so_far=losses, of=60
             )
-        runs.append((parameters, buffers))
+        runs.append((parameters, buffers, losses))
+    parameters, buffers, solver = problem.parameters.copy(), problem.buffers.copy(), problem.solver("adam")
+    runs.append((parameters, buffers, k.mlp_updates(plan, parameters, buffers, solver, *data, order, 10, 0.1, 3)))
     for other in runs[1:]:
         for a, b in zip(runs[0], other, strict=True):
             np.testing.assert_array_equal(a, b)
@@ -356,6 +359,9 @@ def call(**changed):
         ({"batch_size": 0}, "batch_size: expected an integer of at least 1, got 0"),
         ({"alpha": -1}, "alpha: expected a finite number of at least 0, got -1"),
         ({"seed": -1}, "seed: expected an integer from 0"),
+        ({"so_far": 1.0}, r"so_far: expected \(loss, penalty\), two floats, got 1.0"),
+        ({"so_far": (1.0, None)}, r"so_far: expected \(loss, penalty\), two floats, got \(1.0, None\)"),
+        ({"of": 22}, "of: expected an integer of at least 23, got 22"),
     ],
 )
 def test_what_is_wrong_is_named(changed, message):
