@@ -191,11 +191,11 @@ def test_true_class_probability(tmp_path):
 
 def test_softmax_beside_sigmoids():
     y = np.array([0, 1, 1])
-    softmax, sigmoid = np.array([[1.0, 0.0], [0.4, 0.6], [0.7, 0.3]]), np.array([[0.9, 0.8], [0.2, 0.1], [0.0, 1.0]])
+    softmax, sigmoid = np.array([[1.0, 0.0], [0.4, 0.6], [0.7, 0.3]]), np.array([[0.4, 0.3], [0.2, 0.1], [0.0, 1.0]])
     left, right = plots.true_class_probability({"softmax": softmax, "sigmoid": sigmoid}, y, bins=2).axes
     assert (left.get_title(), right.get_title()) == ("softmax", "sigmoid")
     np.testing.assert_array_equal(heights_of(left), [[0, 2], [1, 0]])
-    np.testing.assert_array_equal(heights_of(right), [[0, 2], [1, 0]])
+    np.testing.assert_array_equal(heights_of(right), [[1, 1], [1, 0]])
     assert left.get_ylim() == right.get_ylim()
     assert left.get_ylim()[1] >= 2
 
