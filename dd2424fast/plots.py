@@ -538,8 +538,8 @@ def search(results, path=None, *, quantity="val_accuracy", confidence=0.95):
     path : path-like, optional
         Where to write the picture; its ending says in which format.
     quantity : str
-        What the scores are. Where it ends with "accuracy" they are fractions, drawn in percent, and the highest mean is
-        the best; elsewhere the lowest one. A loss is in nats.
+        What the scores are. Where it ends with "accuracy" they are fractions, drawn in percent. There, and where it
+        ends with "score", the highest mean is the best; elsewhere the lowest one. A loss is in nats.
     confidence : float in (0, 1)
         Of the interval, by Student's t distribution.
 
@@ -557,7 +557,7 @@ def search(results, path=None, *, quantity="val_accuracy", confidence=0.95):
         raise ValueError("results: expected at least one, got none")
     means = np.array([scores.mean() for _, scores in pairs])
     errors = [_half_interval(scores, confidence) for _, scores in pairs]
-    best = int(means.argmax() if quantity.endswith("accuracy") else means.argmin())
+    best = int(means.argmax() if quantity.endswith(("accuracy", "score")) else means.argmin())
     figure = _empty(max(4.5, 0.7 * len(pairs) + 1.5), 3.8)
     axes = figure.subplots()
     for i, (mean, error) in enumerate(zip(means, errors, strict=True)):

@@ -235,6 +235,15 @@ def test_table_and_file(tmp_path):
     assert text[1].startswith("0.1,0.71,")
 
 
+def test_picture():
+    found = result([[0.5, 0.52], [math.nan, 0.9], [0.7, 0.72]])
+    axes = found.plot().axes[0]
+    assert [bar.get_height() for bar in axes.patches] == pytest.approx([0.71, 0.51])
+    assert [text.get_text() for text in axes.get_xticklabels()] == ["alpha=0.01", "alpha=1"]
+    assert [bar.get_hatch() for bar in axes.patches] == ["//", None]
+    assert len(found.plot(most=1).axes[0].patches) == 1
+
+
 # ---- searches ------------------------------------------------------------------------------------------------------
 
 
