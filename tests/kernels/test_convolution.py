@@ -63,10 +63,19 @@ GEOMETRIES = {
     "patches": (8, 6, (2, 2), 2, 0, 1),
     "patches, rest": (9, 7, (4, 4), 4, 0, 1),
     "oblong patches": (7, 8, (3, 2), (3, 2), 0, 1),
+    "patches padded above": (6, 6, (2, 2), 2, (1, 0), 1),
+    "patches padded beside": (6, 6, (2, 2), 2, (0, 1), 1),
+    "patches with holes": (9, 6, (2, 2), 2, 0, (2, 1)),
+    "patches with gaps": (6, 9, (2, 2), 2, 0, (1, 2)),
+    "patches over each other": (6, 7, (2, 3), (2, 1), 0, 1),
+    "patches under each other": (7, 6, (3, 2), (1, 2), 0, 1),
     "3x3 same": (7, 9, (3, 3), 1, 1, 1),
     "3x3 even": (8, 8, (3, 3), 1, 1, 1),
     "3x3 inside": (6, 5, (3, 3), 1, 0, 1),
+    "3x3 of 32 cells": (3, 10, (3, 3), 1, 1, 1),  # a tile of the matrix unit, borders included
     "3x3 by 2": (9, 8, (3, 3), 2, 1, 1),
+    "3x3 by 2 inside": (8, 9, (3, 3), 2, 0, 1),
+    "4x4 by 2": (6, 5, (4, 4), 2, 2, 1),
     "3x3 of a pixel": (1, 1, (3, 3), 1, 1, 1),
     "3x3 far out": (2, 3, (3, 3), 1, 5, 1),
     "5x5": (6, 5, (5, 5), 1, 2, 1),
@@ -75,6 +84,8 @@ GEOMETRIES = {
     "1x5": (2, 9, (1, 5), 1, (0, 1), 1),
     "far apart": (10, 11, (2, 1), (3, 4), 0, 1),
     "holes": (9, 10, (3, 3), 1, (2, 3), (2, 3)),
+    "holes by 3": (8, 14, (1, 3), (1, 3), (0, 3), (1, 2)),
+    "holes by (2, 3)": (13, 12, (3, 3), (2, 3), (2, 1), (3, 2)),
     "all different": (11, 13, (3, 2), (2, 3), (1, 2), (2, 1)),
     "one window": (4, 5, (4, 5), (2, 7), 0, 1),
 }
@@ -108,6 +119,13 @@ def walled(a):
     memory = np.full(a.size + 128, np.nan, a.dtype)
     memory[64:-64] = a.ravel()
     return memory[64:-64].reshape(a.shape)
+
+
+def assert_nothing_beside(*results):
+    """That the walls around these are as `walled` built them."""
+    for a in results:
+        assert np.isnan(a.base[:64]).all(), "written before a result"
+        assert np.isnan(a.base[-64:]).all(), "written behind a result"
 
 
 @pytest.fixture
@@ -282,10 +300,12 @@ def check_forward(shape, dtype, threads, activation, seed=0):
     terms, ends = W[..., 0].size, {"b": b, "activation": activation, "scale": scale}
 
     def run(**options):
-        out = np.full_like(dy, np.nan)
-        return on_both_threads(
+        out = walled(np.full_like(dy, np.nan))
+        got = on_both_threads(
             lambda: kernels.conv2d_forward.fast(x, W, **shape.options, **options, out=out).copy(), threads
         )
+        assert_nothing_beside(out)
+        return got
 
     for algorithm, batched in itertools.product(shape.algorithms, (False, True)):
         allowed = around(magnitude, algorithm)
@@ -300,13 +320,13 @@ def check_backward(shape, dtype, threads, seed=0):
     terms = W.size // (W.shape[2] * shape.groups), dy[..., 0].size, dy[..., 0].size
 
     def run(*arrays, **options):
+        return on_both_threads(lambda: once([None if a is None else walled(a) for a in arrays], options), threads)
+
+    def once(arrays, options):
         """With results of its own in each call: what is accumulated must be so once."""
-        return on_both_threads(
-            lambda: kernels.conv2d_backward.fast(
-                dy, x, W, **shape.options, **results([None if a is None else a.copy() for a in arrays]), **options
-            ),
-            threads,
-        )
+        got = kernels.conv2d_backward.fast(dy, x, W, **shape.options, **results(arrays), **options)
+        assert_nothing_beside(*(a for a in arrays if a is not None))
+        return got
 
     for algorithm in shape.algorithms:
         allowed = around(magnitude[0], algorithm), over_taps(magnitude[1], algorithm), magnitude[2]
@@ -333,20 +353,22 @@ def test_fast_equals_definition(shape, dtype, threads):
 # Worth two threads and the matrix unit; images, channels and pixels that no block of either divides.
 LARGE = {
     "3x3": (18, 21, (3, 3), 1, 1, 1),
-    "3x3 at 32": (32, 32, (3, 3), 1, 1, 1),
+    "3x3 at 33": (33, 32, (3, 3), 1, 1, 1),
+    "3x3 by 2 at 21": (21, 22, (3, 3), 2, 1, 1),
     "3x3 by (2, 1)": (19, 17, (3, 3), (2, 1), (0, 1), 1),
     "3x3 with holes": (20, 15, (3, 3), 1, 2, (2, 1)),
     "5x4": (15, 16, (5, 4), 1, (2, 1), 1),
     "7x7 by 2 at 40": (40, 38, (7, 7), 2, 3, 1),
-    "patches of 4": (32, 32, (4, 4), 4, 0, 1),
+    "patches of 4": (36, 32, (4, 4), 4, 0, 1),
     "1x1 at 17": (17, 16, (1, 1), 1, 0, 1),
     "1x1 by 2": (17, 18, (1, 1), 2, 0, 1),
 }
 GEOMETRIES |= LARGE
 LARGE_SHAPES = [
     *[Shape(7, 32, 33, 1, "3x3"), Shape(3, 64, 64, 1, "3x3"), Shape(1, 128, 130, 1, "3x3"), Shape(5, 3, 32, 1, "3x3")],
-    *[Shape(2, 64, 64, 1, "3x3 at 32"), Shape(3, 33, 64, 1, "3x3 by (2, 1)"), Shape(3, 32, 48, 1, "3x3 with holes")],
-    *[Shape(3, 17, 65, 1, "5x4"), Shape(3, 3, 64, 1, "7x7 by 2 at 40"), Shape(9, 3, 64, 1, "patches of 4")],
+    *[Shape(2, 64, 64, 1, "3x3 at 33"), Shape(5, 16, 96, 1, "3x3"), Shape(3, 32, 64, 1, "3x3 by 2 at 21")],
+    *[Shape(3, 33, 64, 1, "3x3 by (2, 1)"), Shape(3, 32, 48, 1, "3x3 with holes")],
+    *[Shape(3, 17, 65, 1, "5x4"), Shape(3, 3, 64, 1, "7x7 by 2 at 40"), Shape(9, 16, 64, 1, "patches of 4")],
     *[Shape(9, 64, 80, 1, "1x1 at 17"), Shape(5, 48, 64, 1, "1x1 by 2"), Shape(3, 64, 96, 2, "3x3")],
     *[Shape(5, 66, 66, 66, "3x3"), Shape(3, 32, 64, 32, "3x3 by (2, 1)")],
 ]
@@ -396,7 +418,13 @@ def test_no_images(shape, dtype):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize(("x", "F"), [((2, 5, 6, 0), 4), ((2, 5, 6, 3), 0), ((2, 0, 6, 3), 4), ((1, 3, 0, 0), 0)])
+@pytest.mark.parametrize(
+    ("x", "F"),
+    [
+        *[((2, 5, 6, 0), 4), ((2, 5, 6, 3), 0), ((1, 3, 0, 0), 0)],
+        *[((2, 0, 6, 3), 4), ((2, 5, 0, 3), 4), ((1, 0, 0, 3), 4), ((16, 0, 30, 32), 32)],
+    ],
+)
 def test_nothing_to_add_up(x, F, dtype):
     """No channels, no filters, or images that are padding alone."""
     x, W = np.ones(x, dtype), np.ones((3, 3, x[3], F), dtype)
@@ -410,6 +438,30 @@ def test_nothing_to_add_up(x, F, dtype):
         strict=True,
     ):
         np.testing.assert_array_equal(got, ref)
+
+
+MEMORY = [Shape(2, C, F, g, n) for C, F, g in ((3, 33, 1), (48, 64, 1), (32, 64, 2), (17, 17, 17)) for n in GEOMETRIES]
+MEMORY = [s for s in MEMORY if s.geometry not in LARGE] + [Shape(7, 32, 33, 1, "3x3"), Shape(5, 64, 48, 1, "3x3")]
+
+
+def fill_memory_with_nan(dtype):
+    """The memory that a thread's convolutions work in: pixels of patches are copied there as they are."""
+    x = np.empty((1, 1024, 1024, 1), dtype)
+    x.view("uint8").fill(255)  # NaN as numbers of every width
+    kernels.conv2d_forward.fast(x, np.ones((2, 2, 1, 1), dtype), stride=2)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("shape", MEMORY, ids=str)
+def test_what_earlier_calls_left_in_memory_does_not_show(shape, dtype, product_unit):
+    x, W, b, _, dy = shape.operands(dtype)
+    for algorithm in shape.algorithms:
+        with by(algorithm):
+            fill_memory_with_nan(dtype)
+            y = kernels.conv2d_forward.fast(x, W, b, **shape.options, batched=True)
+            fill_memory_with_nan(dtype)
+            for a in (y, *kernels.conv2d_backward.fast(dy, x, W, **shape.options)):
+                assert np.isfinite(a).all()
 
 
 ALONE = [Shape(5, C, F, g, name) for C, F, g in ((3, 17, 1), (64, 64, 1), (8, 8, 8)) for name in ("3x3 same", "1x1")]

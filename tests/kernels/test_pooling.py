@@ -30,6 +30,7 @@ GEOMETRIES = {
     "1x1 apart": (7, 5, 1, (3, 2), 0),
     "apart": (9, 11, 2, (3, 5), 0),
     "oblong": (8, 9, (4, 2), None, 0),
+    "oblong across": (5, 9, (2, 3), None, 0),
     "all different": (10, 13, (5, 3), (2, 4), (1, 0)),
     "overlapping": (6, 9, (2, 5), (2, 1), (1, 2)),
     "one pixel": (1, 1, 3, 2, 1),
@@ -58,6 +59,13 @@ def walled(a):
     memory = np.full(a.size + 256, np.nan if a.dtype.kind == "f" else 99, a.dtype)
     memory[128:-128] = a.ravel()
     return memory[128:-128].reshape(a.shape)
+
+
+def assert_nothing_beside(*results):
+    """That the walls around these are as `walled` built them."""
+    for a in results:
+        for wall in (a.base[:128], a.base[-128:]):
+            assert (np.isnan(wall) if a.dtype.kind == "f" else wall == 99).all(), "written beside a result"
 
 
 def images(N, name, C, dtype, seed=0):
@@ -193,7 +201,7 @@ class TestEquality:
         x, windows = images(N, name, C, dtype), windows_of(name)
         x.flat[:: 2 * C + 1] = np.round(x.flat[:: 2 * C + 1])  # some alike: the first counts
         y, place = k.max_pool2d_forward.numpy(x, **windows)
-        out, marks, dx = walled(np.full_like(y, np.nan)), walled(np.full_like(place, 200)), np.full_like(x, np.nan)
+        out, marks, dx = (walled(np.full_like(a, value)) for a, value in ((y, np.nan), (place, 200), (x, np.nan)))
         on_both_threads(lambda: k.max_pool2d_forward.fast(x, **windows, out=out, place=marks), threads)
         np.testing.assert_array_equal(out, y)
         np.testing.assert_array_equal(marks, place)
@@ -204,12 +212,13 @@ class TestEquality:
         magnitude = k.max_pool2d_backward.numpy(np.abs(wide), place, pixels, **windows)
         assert_close(got, exact, magnitude, dtype, 4)
         np.testing.assert_array_equal(got[magnitude == 0], 0)
+        assert_nothing_beside(out, marks, dx)
 
     def test_avg_pool(self, N, name, C, dtype, threads):
         x, windows = images(N, name, C, dtype), windows_of(name)
         wide = x.astype("float64")
         exact = k.avg_pool2d_forward.numpy(wide, **windows)
-        out, dx = walled(np.full(exact.shape, np.nan, dtype)), np.full_like(x, np.nan)
+        out, dx = walled(np.full(exact.shape, np.nan, dtype)), walled(np.full_like(x, np.nan))
         got = on_both_threads(lambda: k.avg_pool2d_forward.fast(x, **windows, out=out).copy(), threads)
         area = np.prod(both(windows["size"]))
         assert_close(got, exact, k.avg_pool2d_forward.numpy(np.abs(wide), **windows), dtype, 4 + 2 * np.sqrt(area))
@@ -219,6 +228,7 @@ class TestEquality:
             k.avg_pool2d_backward.numpy(d, pixels, **windows) for d in (dy.astype("float64"), abs(dy.astype("float64")))
         )
         assert_close(got, exact, magnitude, dtype, 4 + 2 * np.sqrt(area))
+        assert_nothing_beside(out, dx)
 
     def test_global_avg_pool(self, N, name, C, dtype, threads):
         x = images(N, name, C, dtype)
@@ -231,6 +241,7 @@ class TestEquality:
         got = on_both_threads(lambda: k.global_avg_pool2d_backward.fast(dy, pixels, dx=dx).copy(), threads)
         exact = k.global_avg_pool2d_backward.numpy(dy.astype("float64"), pixels)
         assert_close(got, exact, np.abs(exact), dtype, 2)
+        assert_nothing_beside(out, dx)
 
 
 # Worth two threads.

@@ -8,7 +8,7 @@ from dd2424fast import kernels
 from dd2424fast.kernels import _team
 
 # Images, height, width, channels, filters, padding: sizes that are no multiple of a square of 4, of a vector or of a
-# tile; crops and wide borders. All have 128 squares or more.
+# tile; crops and wide borders; a rest of 17 squares, one more than a tile's. All have 128 squares or more.
 SHAPES = [
     (40, 8, 8, 32, 32, 1),
     (33, 7, 9, 64, 48, 1),
@@ -17,6 +17,7 @@ SHAPES = [
     (9, 16, 15, 96, 34, 2),
     (20, 8, 9, 32, 130, 3),
     (37, 8, 8, 128, 64, 0),
+    (41, 9, 10, 48, 32, 1),
 ]
 
 
