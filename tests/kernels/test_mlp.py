@@ -243,11 +243,12 @@ def test_bits_depend_neither_on_threads_nor_on_cuts(plan, dtype):
             np.testing.assert_array_equal(a, b)
 
 
-def test_bits_of_a_large_network_do_not_depend_on_threads():
+@pytest.mark.parametrize(("dtype", "batch_norm"), [("float32", True), ("float64", False)])
+def test_bits_of_a_large_network_do_not_depend_on_threads(dtype, batch_norm):
     """Large enough that every part is shared out."""
-    plan = k.MLPPlan((700, 300, 200, 10), "tanh", batch_norm=True, dropout=0.2)
+    plan = k.MLPPlan((700, 300, 200, 10), "tanh", batch_norm=batch_norm, dropout=0.2)
     for kind in ("dense", "sparse"):
-        problem = Problem(plan, "float32", N=500, kind=kind)
+        problem = Problem(plan, dtype, N=500, kind=kind)
         runs = []
         for threads in (1, 2, 3):
             _team.set_num_threads(threads)
