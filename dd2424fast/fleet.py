@@ -4,6 +4,7 @@ import contextlib
 import contextvars
 import csv
 import math
+import numbers
 import threading
 import time
 import warnings
@@ -16,10 +17,12 @@ from sklearn.base import BaseEstimator, clone, is_classifier
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import check_scoring
 from sklearn.model_selection import ParameterGrid, check_cv, train_test_split
-from sklearn.utils import indexable
+from sklearn.utils import _safe_indexing, indexable
+from sklearn.utils.validation import _num_samples
 
 from .config import get_num_threads
 from .configuration import integer_in, positive_integer, real_in
+from .estimators.mlp_training import END
 from .kernels._team import limit_threads
 
 CONFIDENCE = 0.95
@@ -40,7 +43,10 @@ class Member:
     epochs : int or None
         Of estimators that tell.
     converged : bool or None
-        Whether training ended by itself before `max_iter` epochs.
+        Whether training ended by itself before `max_iter` epochs; None of estimators that do not tell, after a failure,
+        and where a `time_budget` may have ended it.
+    error : str or None
+        What made its fit or its score fail.
     """
 
     setting: int
@@ -51,6 +57,7 @@ class Member:
     seconds: float = 0.0
     epochs: int | None = None
     converged: bool | None = None
+    error: str | None = None
 
 
 @dataclass
@@ -80,7 +87,12 @@ class FleetResult:
     @property
     def means(self):
         """ndarray of shape (settings,): the mean over the seeds."""
-        return self.scores.mean(axis=1)
+        return np.array([self.mean(i) for i in range(len(self.settings))])
+
+    def mean(self, setting):
+        """The mean of one setting's scores, over the folds and then over the seeds."""
+        scores = np.array([member.score for member in self.of(setting)])
+        return float(scores.reshape(len(self.seeds), -1).mean(axis=1).mean())
 
     @property
     def intervals(self):
@@ -119,18 +131,23 @@ class FleetResult:
 
         The seeds give pairs: the same initial weights, order and data as far as the settings allow. Student's t test on
         the pairs' differences, two-sided at 5 %; the probabilities by Holm's rule (1979), since all settings are
-        compared with the best. None where there are fewer than two pairs, and for the best itself.
+        compared with the best. None where there are fewer than two pairs, for the best itself, and of settings that
+        failed, which are not counted among all.
         """
         from scipy.special import stdtr  # scipy.stats takes a second to import
 
         scores, best = self.scores, self.best
-        differences, n = scores[best] - scores, scores.shape[1]
+        n = scores.shape[1]
         if n < 2:
             return [None] * len(scores)
-        mean, deviation = differences.mean(axis=1), differences.std(axis=1, ddof=1)
+        others = [i for i in range(len(scores)) if i != best and not np.isnan(scores[i]).any()]
         with np.errstate(divide="ignore", invalid="ignore"):
+            # Means over the folds that are equal may differ in their last bit, all pairs alike.
+            same = np.isclose(scores, scores[best], rtol=1e-12, atol=0)
+            differences = np.where(same, 0, scores[best] - scores)
+            mean, deviation = differences.mean(axis=1), differences.std(axis=1, ddof=1)
             statistic = np.where(mean == 0, 0.0, np.abs(mean) / (deviation / math.sqrt(n)))
-        others = [i for i in range(len(scores)) if i != best]
+        statistic[np.isinf(mean)] = math.inf
         p = {i: 2 * stdtr(n - 1, -statistic[i]) for i in others}
         told, found = True, [None] * len(scores)
         for rank, i in enumerate(sorted(others, key=p.get)):
@@ -232,7 +249,9 @@ def fit_many(
     """Train an estimator with many settings, each from several seeds, side by side.
 
     Every thread trains one model at a time, on its own, by kernels that hold no lock: no process is started, the data
-    are not copied. A member is, to the bit, what `fit` alone makes of its setting and seed.
+    are not copied but for the rows of a fold. A member is, to the bit, what `fit` alone makes of its setting and seed.
+    Ctrl-C, or an error, ends the trainings of MLPClassifier and MLPRegressor within moments, those of other estimators
+    after the fits that are under way.
 
     Parameters
     ----------
@@ -255,9 +274,9 @@ def fit_many(
     keep : {"best", "all", "none"}
         Which fitted estimators the result holds. With "best" and "none" memory does not grow with their number.
     threads : int, optional
-        Default: dd.get_num_threads().
+        Default: dd.get_num_threads(), and within a training of another fleet those that it has.
     error_score : "raise" or float
-        What a fit that fails does: end it all, or score so.
+        What a fit that fails does: end it all, or score so; its member tells the error.
     progress : bool
         A bar, to standard error.
 
@@ -274,6 +293,7 @@ def fit_many(
     seeds = seeds_of(seeds)
     if keep not in ("best", "all", "none"):
         raise ValueError(f"keep: expected 'best', 'all' or 'none', got {keep!r}")
+    check_error_score(error_score)
     prototypes = [prepared(estimator, setting) for setting in settings]
     data = Data(estimator, X, y, sample_weight, validation)
     scorer = check_scoring(estimator, scoring=scoring)
@@ -299,38 +319,46 @@ class Data:
     """Training data, and what scores are taken on."""
 
     def __init__(self, estimator, X, y, sample_weight, validation):
-        X, y, sample_weight = indexable(X, y, sample_weight)
-        self.X, self.y, self.weight = X, y, sample_weight
-        self.scored_on, self.parts = "training data", [None]
+        self.train = tuple(indexable(X, y, sample_weight))
+        self.held, self.parts, self.scored_on = self.train[:2], [], "training data"
         if isinstance(validation, tuple | list) and len(validation) == 2:
-            self.scored_on, self.parts = "validation data", [tuple(indexable(*validation))]
-        elif isinstance(validation, float):
-            share = real_in("validation", validation, 0, 1, False, False)
-            classes = np.asarray(y) if is_classifier(estimator) and np.ndim(y) == 1 else None
-            split = train_test_split(np.arange(len(np.asarray(y))), test_size=share, stratify=classes, random_state=0)
-            self.scored_on, self.parts = "validation data", [tuple(split)]
+            self.held, self.scored_on = tuple(indexable(*validation)), "validation data"
+        elif isinstance(validation, numbers.Real) and not isinstance(validation, numbers.Integral):
+            share = real_in("validation", float(validation), 0, 1, False, False)
+            (self.train, self.held), self.scored_on = self._parted(self._rows(estimator, share)), "validation data"
         elif validation is not None:
-            cv = check_cv(validation, y, classifier=is_classifier(estimator))
-            self.scored_on, self.parts = "cross-validation", list(cv.split(X, y))
-        self.given = self.scored_on == "validation data" and not isinstance(validation, float)
+            self.parts, self.scored_on = self._folds(estimator, validation), "cross-validation"
+
+    def _rows(self, estimator, share):
+        X, y, _ = self.train
+        classes = np.asarray(y) if is_classifier(estimator) and np.ndim(y) == 1 else None
+        return train_test_split(np.arange(_num_samples(X)), test_size=share, stratify=classes, random_state=0)
+
+    def _folds(self, estimator, validation):
+        if isinstance(validation, numbers.Integral):
+            validation = integer_in("validation", validation, 2)
+        X, y, _ = self.train
+        try:
+            return list(check_cv(validation, y, classifier=is_classifier(estimator)).split(X, y))
+        except ValueError as error:
+            raise ValueError(f"validation: {error}") from None
+
+    def _parted(self, rows):
+        train, held = rows
+        weight = None if self.train[2] is None else _safe_indexing(self.train[2], train)
+        X, y = self.train[:2]
+        return (
+            (_safe_indexing(X, train), _safe_indexing(y, train), weight),
+            (_safe_indexing(X, held), _safe_indexing(y, held)),
+        )
 
     @property
     def folds(self):
-        return len(self.parts)
+        return len(self.parts) or 1
 
     def of(self, fold):
         """(X, y, sample_weight) to train on, and (X, y) to score on."""
-        from sklearn.utils import _safe_indexing
-
-        part = self.parts[fold]
-        if part is None:
-            return (self.X, self.y, self.weight), (self.X, self.y)
-        if self.given:
-            return (self.X, self.y, self.weight), part
-        train, held = part
-        weight = None if self.weight is None else _safe_indexing(self.weight, train)
-        X, y = (_safe_indexing(a, train) for a in (self.X, self.y))
-        return (X, y, weight), tuple(_safe_indexing(a, held) for a in (self.X, self.y))
+        return self._parted(self.parts[fold]) if self.parts else (self.train, self.held)
 
 
 def settings_of(given):
@@ -358,7 +386,7 @@ def seeds_of(seeds):
     """A list of seeds, or [None]: as the estimator has it."""
     if seeds is None:
         return [None]
-    if hasattr(seeds, "__index__"):
+    if isinstance(seeds, numbers.Integral):
         return list(range(positive_integer("seeds", seeds)))
     if isinstance(seeds, str) or not isinstance(seeds, Iterable):
         raise TypeError(f"seeds: expected a number of them or a sequence of integers, got {seeds!r}")
@@ -389,6 +417,12 @@ def with_seed(prototype, seed):
     return one
 
 
+def check_error_score(error_score):
+    number = isinstance(error_score, numbers.Real) and not isinstance(error_score, bool)
+    if not number and (not isinstance(error_score, str) or error_score != "raise"):
+        raise ValueError(f"error_score: expected 'raise' or a number, got {error_score!r}")
+
+
 def run(member, estimator, data, scorer, error_score="raise"):
     """Fit and score a member."""
     (X, y, weight), held = data.of(member.fold)
@@ -396,15 +430,24 @@ def run(member, estimator, data, scorer, error_score="raise"):
     try:
         estimator.fit(X, y, **({} if weight is None else {"sample_weight": weight}))
         member.score = float(scorer(estimator, *held))
-    except Exception:
+    except Exception as error:
         if isinstance(error_score, str):
             raise
-        member.score = float(error_score)
+        member.score, member.error = float(error_score), f"{type(error).__name__}: {error}"
     member.seconds += time.perf_counter() - started
     member.estimator = estimator
-    member.epochs = getattr(estimator, "n_iter_", None)
-    most = getattr(estimator, "max_iter", None)
-    member.converged = None if member.epochs is None or most is None else member.epochs < most
+    _tell_epochs(member, estimator)
+
+
+def _tell_epochs(member, estimator):
+    epochs, most = (getattr(estimator, name, None) for name in ("n_iter_", "max_iter"))
+    member.epochs = None if epochs is None else int(np.max(epochs))  # scikit-learn has arrays, one for each class
+    if member.epochs is None or most is None or member.error:
+        member.converged = None
+    elif member.epochs < most:
+        member.converged = True if getattr(estimator, "time_budget", None) is None else None
+    else:
+        member.converged = False
 
 
 class _Keeper:
@@ -425,11 +468,10 @@ class _Keeper:
                     self._compare(member.setting)
 
     def _compare(self, i):
-        scores = [member.score for member in self.result.of(i)]
-        mean = -math.inf if any(map(math.isnan, scores)) else sum(scores) / len(scores)
-        loser = i
-        if self.best is None or (mean, -i) > self.best:
-            loser, self.best = (None if self.best is None else -self.best[1]), (mean, -i)
+        mean, loser = self.result.mean(i), i
+        rank = (False, 0.0, -i) if math.isnan(mean) else (True, mean, -i)
+        if self.best is None or rank > self.best:
+            loser, self.best = (None if self.best is None else -self.best[2]), rank
         if loser is not None:
             for member in self.result.of(loser):
                 member.estimator = None
@@ -438,24 +480,69 @@ class _Keeper:
 # ---- threads -------------------------------------------------------------------------------------------------------
 
 
+class _Quiet:
+    """Ignores ConvergenceWarning, which the members tell, while any fleet trains. The filters are the process's: two
+    fleets in two threads must not put back each other's."""
+
+    def __init__(self):
+        self.lock, self.fleets = threading.Lock(), 0
+
+    def __enter__(self):
+        with self.lock:
+            self.fleets += 1
+            if self.fleets == 1:
+                self.before = warnings.catch_warnings()
+                self.before.__enter__()
+                warnings.simplefilter("ignore", ConvergenceWarning)
+
+    def __exit__(self, *error):
+        with self.lock:
+            self.fleets -= 1
+            if not self.fleets:
+                self.before.__exit__(*error)
+
+
+_QUIET = _Quiet()
+
+
+def _threads_here():
+    """Those that a kernel called here may use."""
+    limit = limit_threads(0)
+    limit_threads(limit)
+    return min(limit, get_num_threads()) if limit else get_num_threads()
+
+
 def side_by_side(work, items, threads=None, progress=False):
     """Call work(item) for all items, each thread with its share of the cores; the first error ends it."""
-    threads = get_num_threads() if threads is None else positive_integer("threads", threads)
+    threads = _threads_here() if threads is None else positive_integer("threads", threads)
     workers = max(1, min(threads, len(items)))
+    end, above = threading.Event(), END.get()
     context = contextvars.copy_context()  # which backend is chosen
+    context.run(END.set, end if above is None else _Either(end, above))
     with contextlib.ExitStack() as stack:
-        stack.enter_context(warnings.catch_warnings())
-        warnings.simplefilter("ignore", ConvergenceWarning)  # the members tell
+        stack.enter_context(_QUIET)
         bar = stack.enter_context(_bar(len(items))) if progress else None
         pool = ThreadPoolExecutor(workers, "dd2424fast", limit_threads, (max(1, threads // workers),))
         stack.callback(pool.shutdown, wait=True, cancel_futures=True)
+        stack.callback(end.set)
         futures = [pool.submit(context.copy().run, work, item) for item in items]
         if bar is not None:
             for future in futures:
                 future.add_done_callback(lambda _: bar.update(1))
         done, _ = wait(futures, return_when=FIRST_EXCEPTION)
-        for future in done:
-            future.result()
+        for future in futures:
+            if future in done:
+                future.result()
+
+
+class _Either:
+    """The end of a fleet, or of the one within which it trains."""
+
+    def __init__(self, *events):
+        self.events = events
+
+    def is_set(self):
+        return any(event.is_set() for event in self.events)
 
 
 def _bar(total):

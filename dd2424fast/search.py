@@ -8,7 +8,19 @@ import numpy as np
 from sklearn.metrics import check_scoring
 
 from .configuration import integer_in, positive_integer, real_in
-from .fleet import Data, FleetResult, Member, fit_many, prepared, run, seeds_of, settings_of, side_by_side, with_seed
+from .fleet import (
+    Data,
+    FleetResult,
+    Member,
+    check_error_score,
+    fit_many,
+    prepared,
+    run,
+    seeds_of,
+    settings_of,
+    side_by_side,
+    with_seed,
+)
 
 
 @dataclass
@@ -50,17 +62,19 @@ class SearchResult:
 
 def successive_halving(
     estimator, parameter_settings, X, y, seeds=None, *, max_iter, factor=3, first_iter=None, validation=0.1,
-    sample_weight=None, scoring=None, threads=None, progress=False,
+    sample_weight=None, scoring=None, threads=None, error_score="raise", progress=False,
 ):  # fmt: skip
     """Train all settings for a few epochs, then only the best third for three times as many, and so on.
 
-    Survivors go on where they stopped (`warm_start`), so that what is left at the end is, to the bit, what `fit` alone
-    with `max_iter` epochs makes of it.
+    Survivors go on where they stopped (`warm_start`), so that the weights left at the end are, to the bit, what `fit`
+    alone with `max_iter` epochs makes of them ("lbfgs", and other estimators that begin anew, excepted). One whose
+    training has ended by itself, or failed, is not trained again.
 
     Parameters
     ----------
     estimator : with the parameters warm_start and max_iter, such as MLPClassifier
-    parameter_settings, X, y, seeds, validation, sample_weight, scoring, threads, progress : see fit_many
+        Those together must mean epochs beyond what is trained already.
+    parameter_settings, X, y, seeds, validation, sample_weight, scoring, threads, error_score, progress : see fit_many
         With a cross-validation, each fold's model goes on.
     max_iter : int
         Epochs of those that survive to the end.
@@ -72,7 +86,7 @@ def successive_halving(
     Returns
     -------
     SearchResult
-        `best_estimators` are fitted with max_iter epochs.
+        `best_estimators` are fitted with max_iter epochs, `epochs` of the members are those trained in all.
 
     References
     ----------
@@ -81,14 +95,20 @@ def successive_halving(
     settings, seeds = settings_of(parameter_settings), seeds_of(seeds)
     factor = integer_in("factor", factor, 2, 2**31)
     max_iter = positive_integer("max_iter", max_iter)
+    check_error_score(error_score)
     rungs = _rungs(len(settings), factor, max_iter, first_iter)
+    for i, setting in enumerate(settings):
+        own = {"max_iter", "warm_start"} & setting.keys()
+        if own:
+            raise ValueError(f"parameter_settings[{i}]: expected no {own.pop()}, which the search itself sets")
     missing = {"warm_start", "max_iter"} - prepared(estimator, settings[0]).get_params().keys()
     if missing:
         name = type(estimator).__name__
         raise TypeError(f"estimator: expected one with the parameters warm_start and max_iter, {name} lacks {missing}")
     data, scorer = Data(estimator, X, y, sample_weight, validation), check_scoring(estimator, scoring=scoring)
+    warm = estimator.get_params()["warm_start"]
     prototypes = [prepared(estimator, setting).set_params(warm_start=True) for setting in settings]
-    trained = _Trained(prototypes, seeds, data, scorer)
+    trained = _Trained(prototypes, seeds, data, scorer, error_score)
     alive, rounds, notes, before = list(range(len(settings))), [], [], 0
     for epochs in rungs:
         members = trained.members(alive)
@@ -103,15 +123,18 @@ def successive_halving(
                 member.estimator = None
         alive = [alive[i] for i in survivors]
         trained.drop_all_but(alive)
+    for member in rounds[-1].of(rounds[-1].best):
+        member.estimator.set_params(max_iter=max_iter, warm_start=warm)
     return SearchResult(rounds, notes, rounds[-1])
 
 
 class _Trained:
-    """The estimators that are still trained, by setting, seed and fold."""
+    """The estimators that are still trained, by setting, seed and fold, and what they last came to."""
 
-    def __init__(self, prototypes, seeds, data, scorer):
+    def __init__(self, prototypes, seeds, data, scorer, error_score):
         self.prototypes, self.seeds, self.data, self.scorer = prototypes, seeds, data, scorer
-        self.estimators = {}
+        self.error_score = error_score
+        self.estimators, self.before = {}, {}
 
     def members(self, alive):
         return [
@@ -122,17 +145,20 @@ class _Trained:
         ]
 
     def go_on(self, alive, more, member):
-        """Train a member for so many more epochs, unless its training has ended by itself before."""
+        """Train a member for so many more epochs, unless its training has ended by itself or failed before."""
         key = alive[member.setting], member.seed, member.fold
         if key not in self.estimators:
             self.estimators[key] = with_seed(self.prototypes[key[0]], self.seeds[member.seed])
-        estimator = self.estimators[key]
-        if not hasattr(estimator, "n_iter_") or estimator.n_iter_ == estimator.max_iter:
-            estimator.set_params(max_iter=more)
-            run(member, estimator, self.data, self.scorer)
+        estimator, before = self.estimators[key], self.before.get(key)
+        if before is not None and (before.converged or before.error):
+            for name in ("score", "epochs", "converged", "error"):
+                setattr(member, name, getattr(before, name))
+            member.estimator = estimator
         else:
-            member.estimator, member.converged, member.epochs = estimator, True, estimator.n_iter_
-            member.score = float(self.scorer(estimator, *self.data.of(member.fold)[1]))
+            run(member, estimator.set_params(max_iter=more), self.data, self.scorer, self.error_score)
+            if before is not None and member.epochs is not None:
+                member.epochs += before.epochs
+        self.before[key] = member
 
     def drop_all_but(self, alive):
         self.estimators = {key: one for key, one in self.estimators.items() if key[0] in alive}
@@ -156,7 +182,7 @@ def coarse_to_fine(
 
     In each round every range is cut into `settings` equal parts (on the logarithmic scale), and one value is drawn from
     each; several ranges are combined at random (Latin hypercube). The next round's range reaches from the smallest to
-    the largest of the best few, and half a part beyond.
+    the largest of the best few, and half a part beyond. What failed is none of them; where all did, the range stays.
 
     Parameters
     ----------
@@ -182,6 +208,7 @@ def coarse_to_fine(
     """
     settings, rounds = integer_in("settings", settings, 2, 10**6), positive_integer("rounds", rounds)
     best = integer_in("best", best, 1, settings)
+    seeds = seeds if seeds is None else seeds_of(seeds)
     ranges = {name: _range(name, bounds) for name, bounds in _mapping(ranges).items()}
     rng, results, notes = np.random.default_rng(integer_in("random_state", random_state, 0)), [], []
     for _ in range(rounds):
@@ -190,9 +217,15 @@ def coarse_to_fine(
         result = fit_many(estimator, tried, X, y, seeds, validation=validation, **options)
         notes.append(", ".join(f"{name} in [{low:.3g}, {high:.3g}]" for name, (low, high) in ranges.items()))
         results.append(result)
-        chosen = [tried[i] for i in result.ranking[:best]]
-        ranges = {name: _narrowed([one[name] for one in chosen], *ranges[name], settings) for name in ranges}
-    return SearchResult(results, notes, max(results, key=lambda result: np.nanmax(result.means)))
+        chosen = [tried[i] for i in result.ranking[:best] if not math.isnan(result.mean(i))]
+        if chosen:
+            ranges = {name: _narrowed([one[name] for one in chosen], *ranges[name], settings) for name in ranges}
+    return SearchResult(results, notes, max(results, key=_best_mean))
+
+
+def _best_mean(result):
+    mean = result.mean(result.best)
+    return -math.inf if math.isnan(mean) else mean
 
 
 def _mapping(ranges):

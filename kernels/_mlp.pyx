@@ -38,6 +38,8 @@ cdef enum:
     BLOCK_ROWS = 512    # rows that pass through the network at a time in use
 
 cdef double NORM_MOMENTUM = 0.1, NORM_EPS = 1e-5
+# What is smaller makes no finite number infinite that it is added to: less than half a unit of the largest's last place.
+cdef double TOO_SMALL_TO_MATTER = 1e30 if sizeof(real) == 4 else 1e290
 
 ctypedef struct Layer:
     Py_ssize_t D, H
@@ -90,7 +92,7 @@ cdef class Network:
     cdef Py_ssize_t count, stretch_count, size, capacity, widest
     cdef int activation, output
     cdef bint own_activation
-    cdef object custom, held
+    cdef object custom, held, work
     cdef double dropout
     cdef real* here                 # gradients on the way back, two matrices in turn
     cdef real* there
@@ -157,9 +159,8 @@ cdef class Network:
         if training:
             each += 2 * self.widest
             once += self.kept
-        work = np.empty(each * rows + once, dtype)
-        self.held = (*self.held, work)
-        p = data(work)
+        self.work = np.empty(each * rows + once, dtype)
+        p = data(self.work)
         for i in range(self.count):
             s = self.layers + i
             if s.normed:
@@ -250,7 +251,7 @@ cdef class Network:
 
     cdef int apply_custom(self, Layer* s, Py_ssize_t N) except -1 nogil:
         with gil:
-            self.custom.forward(matrix(s.entered, N, s.H), matrix(s.y, N, s.H))
+            self.custom.forward(self.matrix(s.entered, N, s.H), self.matrix(s.y, N, s.H))
         return 0
 
     cdef void drop_out(self, const real* x, real* y, Py_ssize_t n, uint64_t key) noexcept nogil:
@@ -309,9 +310,18 @@ cdef class Network:
 
     cdef int undo_custom(self, Layer* s, Py_ssize_t N) except -1 nogil:
         with gil:
-            dy = matrix(self.here, N, s.H)
-            self.custom.backward(dy, matrix(s.entered, N, s.H), dy)
+            dy = self.matrix(self.here, N, s.H)
+            self.custom.backward(dy, self.matrix(s.entered, N, s.H), dy)
         return 0
+
+    cdef cnp.ndarray matrix(self, real* p, Py_ssize_t N, Py_ssize_t H):
+        """A part of the batch's memory, which it keeps alive: a traceback may hold it."""
+        cdef cnp.npy_intp shape[2]
+        cdef cnp.ndarray part
+        shape[0], shape[1] = N, H
+        part = cnp.PyArray_SimpleNewFromData(2, shape, cnp.NPY_FLOAT64 if sizeof(real) == 8 else cnp.NPY_FLOAT32, p)
+        cnp.set_array_base(part, self.work)
+        return part
 
     cdef void undo(self, Layer* s, const Rows* rows, const real* x, bint need_dx) noexcept nogil:
         cdef Norm norm
@@ -354,16 +364,29 @@ cdef class Network:
             self.backward(rows, seed, update)
         return 0
 
-    cdef bint finite(self) noexcept nogil:
-        """Whether all gradients and running statistics are."""
+    cdef bint finite(self, double decay, double squares) noexcept nogil:
+        """Whether all gradients, with the penalty's, and running statistics are; `squares` is the sum over the weights."""
         cdef Py_ssize_t i
         cdef int bad = 0, threads = team_size(self.stretch_count, 8)
+        if decay * (1 + sqrt(squares)) < TOO_SMALL_TO_MATTER:
+            decay = 0
         for i in prange(self.stretch_count, num_threads=threads, schedule="static", use_threads_if=threads > 1):
-            bad += not_finite(self.gradients + self.stretches[i].start, self.stretches[i].stop - self.stretches[i].start)
-        return bad == 0 and not not_finite(self.buffers, self.kept)
+            bad += not_finite(self.parameters, self.gradients, self.stretches + i, decay)
+        return bad == 0 and is_finite(self.buffers, self.kept)
+
+    cdef double sum_of_squares(self) noexcept nogil:
+        """Of the weights."""
+        cdef Py_ssize_t i
+        cdef double squares = 0
+        cdef int threads = team_size(self.stretch_count, 8)
+        for i in prange(self.stretch_count, num_threads=threads, schedule="static", use_threads_if=threads > 1):
+            self.squares[i] = squares_of_stretch(self.parameters, self.stretches + i)
+        for i in range(self.stretch_count):
+            squares += self.squares[i]
+        return squares
 
     cdef double step(self, const Step* step, double decay) noexcept nogil:
-        """Move the parameters; returns the sum of the squared weights before, where they decay."""
+        """Move the parameters; returns the sum of the squared weights after it, where they decay."""
         cdef Py_ssize_t i
         cdef double squares = 0
         cdef int threads = team_size(self.stretch_count, 4)
@@ -372,12 +395,6 @@ cdef class Network:
         for i in range(0 if decay == 0 else self.stretch_count):
             squares += self.squares[i]
         return squares
-
-
-cdef cnp.ndarray matrix(real* p, Py_ssize_t N, Py_ssize_t H):
-    cdef cnp.npy_intp shape[2]
-    shape[0], shape[1] = N, H
-    return cnp.PyArray_SimpleNewFromData(2, shape, cnp.NPY_FLOAT64 if sizeof(real) == 8 else cnp.NPY_FLOAT32, p)
 
 
 cdef inline uint64_t stream(uint64_t seed, Py_ssize_t layer, uint64_t update) noexcept nogil:
@@ -416,16 +433,52 @@ cdef void slopes(int code, real* dy, const real* y, Py_ssize_t n) noexcept nogil
             slopes_of(code, dy, y, piece * PIECE, min((piece + 1) * PIECE, n))
 
 
-cdef bint not_finite(const real* p, Py_ssize_t n) noexcept nogil:
+cdef bint is_finite(const real* p, Py_ssize_t n) noexcept nogil:
     cdef Py_ssize_t i = 0
     cdef vec none = vec_zero()
-    while i < n:                                # x - x is 0 where x is finite, else NaN; NaN stays
-        if i + LANES <= n:
-            none = none + (vec_load(p + i) - vec_load(p + i))
-        else:
-            none = none + (vec_load_part(p + i, n - i) - vec_load_part(p + i, n - i))
+    while i < n:
+        none = none + of_finite(part(p + i, n - i))
+        i += LANES
+    return vec_sum(none) == 0
+
+
+cdef inline vec of_finite(vec v) noexcept nogil:
+    """0 where v is finite, else NaN."""
+    return v - v
+
+
+cdef bint not_finite(const real* parameters, const real* gradients, const Stretch* s, double decay) noexcept nogil:
+    """Whether a gradient of the stretch, with the penalty's, is not."""
+    cdef Py_ssize_t i = s.start, size
+    cdef vec none = vec_zero(), wd = vec_set(<real> decay)
+    if not s.decays or decay == 0:
+        return not is_finite(gradients + s.start, s.stop - s.start)
+    while i < s.stop:
+        size = s.stop - i
+        none = none + of_finite(part(gradients + i, size) + wd * part(parameters + i, size))
         i += LANES
     return vec_sum(none) != 0
+
+
+cdef double squares_of_stretch(const real* parameters, const Stretch* s) noexcept nogil:
+    cdef Py_ssize_t i = s.start
+    cdef vec w, squares = vec_zero()
+    while i < s.stop and s.decays:
+        w = part(parameters + i, s.stop - i)
+        squares = squares + w * w
+        i += LANES
+    return added_up(squares, parameters, s)
+
+
+cdef double added_up(vec squares, const real* parameters, const Stretch* s) noexcept nogil:
+    """The sum of a stretch's squares, formed anew in double where `real` does not hold it."""
+    cdef Py_ssize_t i
+    cdef double total = vec_sum(squares)
+    if not isfinite(total):
+        total = 0
+        for i in range(s.start, s.stop):
+            total += <double> parameters[i] * parameters[i]
+    return total
 
 
 cdef inline vec moved(const Step* step, vec w, vec g, real* first, real* second, Py_ssize_t size) noexcept nogil:
@@ -455,16 +508,17 @@ cdef inline void put_part(real* p, vec v, Py_ssize_t size) noexcept nogil:
 
 
 cdef double move(const Step* step, real* parameters, const real* gradients, const Stretch* s, double decay) noexcept nogil:
-    """An update of one stretch; returns the sum of its squares before, of weights."""
+    """An update of one stretch; returns the sum of its squares after it, of weights."""
     cdef Py_ssize_t i = s.start, size
     cdef vec w, squares = vec_zero(), wd = vec_set(<real> (decay if s.decays else 0))
     while i < s.stop:
         size = s.stop - i
         w = part(parameters + i, size)
+        w = moved(step, w, part(gradients + i, size) + wd * w, step.first + i, step.second + i, size)
         squares = squares + w * w
-        put_part(parameters + i, moved(step, w, part(gradients + i, size) + wd * w, step.first + i, step.second + i, size), size)
+        put_part(parameters + i, w, size)
         i += LANES
-    return vec_sum(squares) if s.decays else 0
+    return added_up(squares, parameters, s) if s.decays else 0
 
 
 # ---- sparse input --------------------------------------------------------------------------------------------------
@@ -632,7 +686,7 @@ cdef double add_decay(const real* parameters, real* gradients, const Stretch* s,
         squares = squares + w * w
         put_part(gradients + i, part(gradients + i, size) + <real> decay * w, size)
         i += LANES
-    return vec_sum(squares)
+    return added_up(squares, parameters, s)
 
 
 cdef class Batch:
@@ -703,7 +757,7 @@ def mlp_updates(plan, cnp.ndarray parameters, cnp.ndarray buffers, solver, x, cn
     cdef const int64_t* which = NULL if order is None else <const int64_t*> cnp.PyArray_DATA(order)
     cdef Rows rows
     cdef Step step
-    cdef double loss = so_far[0], penalty = so_far[1], of_batch = 0, total = 0, rate, squares
+    cdef double loss = so_far[0], penalty = so_far[1], of_batch = 0, total = 0, rate, squares = 0
     cdef uint64_t t = solver.t
     cdef bint sound = True
     step.adam = hasattr(solver, "first_moment")
@@ -717,6 +771,8 @@ def mlp_updates(plan, cnp.ndarray parameters, cnp.ndarray buffers, solver, x, cn
     net.cut()
     try:
         with nogil:
+            if alpha != 0:
+                squares = net.sum_of_squares()
             while start < n and sound:
                 stop = min(start + batch_size, n)
                 if normed and n - stop == 1:
@@ -729,13 +785,13 @@ def mlp_updates(plan, cnp.ndarray parameters, cnp.ndarray buffers, solver, x, cn
                     memcpy(net.buffers_before, net.buffers, net.kept * sizeof(real))
                     net.gradient_of(&rows, seed, t, &of_batch, &total)
                     loss += of_batch * rows.N / of
-                    sound = isfinite(loss) and net.finite()
+                    penalty += alpha / 2 * squares / total * rows.N / of
+                    sound = isfinite(loss + penalty) and net.finite(alpha / total, squares)
                     if sound:
                         t += 1
                         if step.adam:
                             step.lr = rate * sqrt(1 - pow(step.beta_2, <double> t)) / (1 - pow(step.beta_1, <double> t))
                         squares = net.step(&step, alpha / total)
-                        penalty += alpha / 2 * squares / total * rows.N / of
                     else:
                         memcpy(net.buffers, net.buffers_before, net.kept * sizeof(real))
                 start = stop

@@ -26,6 +26,8 @@ __all__ = ["AdamSolver", "MLPPlan", "SGDSolver", "mlp_gradient", "mlp_loss", "ml
 
 _FAST = {"f": _mlp_float32, "d": _mlp_float64}
 
+_MOST_COLUMNS = 2**31 - 1  # of a sparse matrix: compiled code numbers them by int32
+
 OUTPUTS = ("softmax", "sigmoid", "identity", "exp")
 ACTIVATIONS = ("identity", "relu", "leaky_relu", "tanh", "sigmoid")
 NORM_MOMENTUM, NORM_EPS = 0.1, 1e-5
@@ -81,7 +83,7 @@ class MLPPlan:
             raise ValueError(f"output: expected one of {', '.join(OUTPUTS)}, got {output!r}")
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout: expected a probability in [0, 1), got {dropout!r}")
-        self.sizes = tuple(int(size) for size in sizes)
+        self.sizes = sizes = tuple(size.__index__() for size in sizes)  # a NumPy integer's products may overflow
         self.activation, self.output = activation, output
         self.batch_norm, self.dropout = bool(batch_norm), float(dropout)
         self.parameters = sum((D + 1) * H for D, H in itertools.pairwise(sizes))
@@ -205,8 +207,10 @@ def _check_x(x, D, dtype):
         raise TypeError(f"x: expected dtype {dtype}, got {x.dtype}")
     if x.ndim != 2 or x.shape[1] != D:
         raise ValueError(f"x: expected shape (any, {D}), got {x.shape}")
+    if D > _MOST_COLUMNS:
+        raise ValueError(f"x: expected at most {_MOST_COLUMNS} columns of a sparse matrix, got {D}")
     starts, columns = x.indptr, x.indices
-    in_order = len(starts) == x.shape[0] + 1 and starts[0] == 0 and (np.diff(starts) >= 0).all()
+    in_order = len(starts) == x.shape[0] + 1 and starts[0] == 0 and (starts[1:] >= starts[:-1]).all()
     if not in_order or starts[-1] > min(len(columns), len(x.data)):
         raise ValueError("x: expected a sparse matrix whose indptr rises from 0 to the number of entries")
     if len(columns) and not 0 <= columns.min() <= columns.max() < D:
@@ -219,10 +223,16 @@ def _check_outputs(plan, parameters, buffers, x, out=None):
     x = _check_x(x, plan.sizes[0], parameters.dtype)
     given, out = out, result("out", out, (x.shape[0], plan.sizes[-1]), parameters.dtype)
     if given is not None:
-        for name, other in (("parameters", parameters), ("buffers", buffers), ("x", x)):
-            if isinstance(other, np.ndarray):
-                disjoint("out", out, name, other)
+        _check_apart([("out", out)], parameters=parameters, buffers=buffers, x=x)
     return plan, parameters, buffers, x, out
+
+
+def _check_apart(written, **read):
+    """What is written overlaps nothing else; of a sparse matrix its numbers count."""
+    read = [(name, a.data if hasattr(a, "indptr") else a) for name, a in read.items()]
+    for i, (name, out) in enumerate(written):
+        for other_name, other in (*written[:i], *read):
+            disjoint(name, out, other_name, other)
 
 
 def _plain(x):
@@ -389,7 +399,8 @@ def mlp_gradient(plan, parameters, buffers, x, y, sample_weight=None, alpha=0.0,
         The running statistics, which the batch moves.
     y : ndarray of shape (N,), int64: classes, for "softmax"; of shape (N, K) and parameters' dtype otherwise
     sample_weight : ndarray of shape (N,) of parameters' dtype, optional
-        Finite, not negative, and one of them positive. A whole weight n is the same as the row n times.
+        Finite, not negative, and one of them positive. A whole weight n is the same as the row n times, but for
+        dropout, whose masks differ, and batch normalisation, whose statistics count every row once.
     alpha : float
     seed, update : int
         Of dropout: its masks are a pure function of them and of the layer.
@@ -400,14 +411,17 @@ def mlp_gradient(plan, parameters, buffers, x, y, sample_weight=None, alpha=0.0,
     -------
     loss, penalty : float
     gradients : ndarray of shape (plan.parameters,)
+        NaN where the loss is not finite.
     """
     layers, into = plan.layers(parameters, buffers), plan.layers(gradients)
     keys = [stream_key(seed, i, update) for i in range(len(layers) - 1)]
     z, saved = _forward(plan, layers, x, keys)
     loss, dz, total = _loss(plan, z, y, sample_weight)
     _backward(plan, layers, saved, dz, into, keys)
+    if not np.isfinite(loss):
+        gradients.fill(np.nan)
     squares = 0.0
-    for layer, gradient in zip(layers, into, strict=True):
+    for layer, gradient in zip(layers, into, strict=True) if alpha else ():
         gradient.W[...] += alpha / total * layer.W
         squares += float(np.square(layer.W, dtype=np.float64).sum())
     return loss, alpha / 2 * squares / total, gradients
@@ -433,11 +447,9 @@ def _check_gradient(plan, parameters, buffers, x, y, sample_weight=None, alpha=0
     x, y, sample_weight = _check_data(plan, parameters.dtype, x, y, sample_weight, True)
     if plan.batch_norm and len(y) == 1:
         raise ValueError("x: expected at least two rows, since batch normalisation needs a variance; got one")
-    given, gradients = gradients, result("gradients", gradients, parameters.shape, parameters.dtype)
-    if given is not None:
-        for name, other in (("parameters", parameters), ("buffers", buffers), ("x", x), ("y", y)):
-            if isinstance(other, np.ndarray):
-                disjoint("gradients", gradients, name, other)
+    gradients = result("gradients", gradients, parameters.shape, parameters.dtype)
+    written = [("gradients", gradients), ("buffers", buffers)]
+    _check_apart(written, parameters=parameters, x=x, y=y, sample_weight=sample_weight)
     seed, update = check_stream_key(seed, 0, update)[::2]
     return plan, parameters, buffers, x, y, sample_weight, _check_strength("alpha", alpha), seed, update, gradients
 
@@ -500,8 +512,8 @@ def mlp_updates(
     -------
     loss, penalty : float
         Means over the rows (with `of`, what is so far of them), each batch's before its update. Where one is not
-        finite, or a gradient is not, training ends there: that update is not made, and what is returned is NaN or
-        infinite.
+        finite, or a gradient or a running statistic is not, training ends there: that update is not made, and the loss
+        returned is NaN or infinite.
     """
     rows = np.arange(x.shape[0]) if order is None else order
     starts = list(range(0, len(rows), batch_size))
@@ -523,7 +535,7 @@ def mlp_updates(
         penalty += of_batch[1] * len(batch) / of
         if not (np.isfinite(loss + penalty) and all_finite.numpy(gradients) and np.isfinite(buffers).all()):
             buffers[...] = kept
-            return (loss if not np.isfinite(loss) else np.nan), penalty
+            return (np.nan if np.isfinite(loss) else loss), penalty
         _step(solver, parameters, gradients)
     return loss, penalty
 
@@ -572,11 +584,7 @@ def _check_updates(
     parameters, buffers = _check_plan(plan, parameters, buffers, True)
     x, y, sample_weight = _check_data(plan, parameters.dtype, x, y, sample_weight, False)
     written = [("parameters", parameters), ("buffers", buffers), *_check_solver(solver, parameters)]
-    read = [("x", x), ("y", y), ("sample_weight", sample_weight)]
-    for i, (name, out) in enumerate(written):
-        for other_name, other in (*written[:i], *read):
-            if isinstance(other, np.ndarray):
-                disjoint(name, out, other_name, other)
+    _check_apart(written, x=x, y=y, sample_weight=sample_weight)
     if order is not None:
         if not isinstance(order, np.ndarray) or order.dtype != np.int64 or order.ndim != 1:
             raise TypeError(f"order: expected a vector of int64, got {order!r}")

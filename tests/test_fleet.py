@@ -1,14 +1,19 @@
 """Many models side by side: each as alone, and what their scores tell apart."""
 
+import functools
+import itertools
 import math
+import os
 import re
+import signal
 import threading
+import time
 import warnings
 
 import numpy as np
 import pytest
-from scipy import stats
-from sklearn.base import BaseEstimator, ClassifierMixin
+from scipy import sparse, stats
+from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LinearRegression
@@ -17,7 +22,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import dd2424fast as dd
-from dd2424fast.fleet import FleetResult, Member
+from dd2424fast.fleet import FleetResult, Member, _Keeper
 from dd2424fast.kernels import _team
 
 
@@ -42,8 +47,8 @@ class Recorder(ClassifierMixin, BaseEstimator):
 
     seen = []  # noqa: RUF012, emptied by each test that looks
 
-    def __init__(self, value=0.0, fail=False, random_state=None):
-        self.value, self.fail, self.random_state = value, fail, random_state
+    def __init__(self, value=0.0, fail=False, random_state=None, inner=None):
+        self.value, self.fail, self.random_state, self.inner = value, fail, random_state, inner
 
     def fit(self, X, y, sample_weight=None):
         limit = _team.limit_threads(0)
@@ -51,6 +56,8 @@ class Recorder(ClassifierMixin, BaseEstimator):
         self.seen.append((threading.get_ident(), limit, X, y, sample_weight, dd.get_backend()))
         if self.fail:
             raise RuntimeError("no luck")
+        if self.inner is not None:
+            self.inner(X, y)
         self.classes_ = np.unique(y)
         return self
 
@@ -122,6 +129,18 @@ def test_data_are_not_copied():
     X, y = np.arange(20.0)[:, None], np.arange(20) % 2
     dd.fit_many(Recorder(), {"value": range(5)}, X, y)
     assert all(np.shares_memory(seen[2], X) for seen in Recorder.seen)
+    Recorder.seen.clear()
+    dd.fit_many(Recorder(), {"value": range(5)}, X, y, validation=0.2)
+    assert all(np.shares_memory(seen[2], Recorder.seen[0][2]) for seen in Recorder.seen)
+
+
+def test_seeds_and_shares_of_numpy_and_sparse_labels(data):
+    X, y = data
+    for seeds in (np.arange(2), range(2), iter([0, 1]), np.int64(2)):
+        fleet = dd.fit_many(network(), [{}], X, y, seeds, validation=np.float32(0.25))
+        assert fleet.seeds == [0, 1]
+    both = sparse.csr_matrix(np.eye(3, dtype=int)[y])
+    assert np.isfinite(dd.fit_many(network(), [{}], sparse.csr_matrix(X), both, validation=0.2).means[0])
 
 
 def test_threads_share_the_cores():
@@ -174,6 +193,102 @@ def test_a_failure_ends_it_or_is_noted():
     assert fleet.best == 2
     assert fleet.ranking.tolist() == [2, 0, 1]
     assert fleet.verdicts()[1] == "failed"
+    assert [member.error for member in fleet.members] == [None] * 2 + ["RuntimeError: no luck"] * 2 + [None] * 2
+
+
+def test_which_training_converged(data):
+    X, y = data
+    fleet = dd.fit_many(network(), {"tol": [0.0, 0.5], "n_iter_no_change": [2]}, X, y)
+    assert [member.converged for member in fleet.members] == [False, True]
+    endless = network(max_iter=10**6, tol=0, n_iter_no_change=10**6, time_budget=0.02)
+    assert dd.fit_many(endless, [{}], X, y).members[0].converged is None  # the clock ended it
+    failed = network(learning_rate_init=1e300, batch_size=10)
+    member = dd.fit_many(failed, [{}], X, y, error_score=math.nan).members[0]
+    assert member.converged is None
+    assert member.error.startswith("SolverDiverged: update")
+    from sklearn.linear_model import LogisticRegression
+
+    member = dd.fit_many(LogisticRegression(), [{}], X, y).members[0]  # whose n_iter_ is an array
+    assert isinstance(member.epochs, int)
+    assert member.converged is True
+
+
+# ---- threads that end ----------------------------------------------------------------------------------------------
+
+
+def forever(**options):
+    """Trains for a minute, unless told to end."""
+    return network(max_iter=10**7, tol=0, n_iter_no_change=10**7, time_budget=60.0, **options)
+
+
+def fleet_threads():
+    return [thread for thread in threading.enumerate() if thread.name.startswith("dd2424fast")]
+
+
+def test_an_error_ends_the_trainings_beside_it(data):
+    started = time.monotonic()
+    with pytest.raises(ValueError, match="dropout: expected"):
+        dd.fit_many(forever(), {"dropout": [0.0, -1.0, 0.1]}, *data, threads=2)
+    assert time.monotonic() - started < 20
+    assert not fleet_threads()
+
+
+@pytest.mark.parametrize("solver", ["adam", "lbfgs"])
+def test_an_interrupt_ends_all_trainings(data, solver):
+    def interrupt():
+        while len(fleet_threads()) < 2:
+            time.sleep(0.01)
+        time.sleep(0.1)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    started = time.monotonic()
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt):
+        dd.fit_many(forever(solver=solver), {"alpha": [0.1, 0.2, 0.3, 0.4]}, *data, threads=2)
+    thread.join()
+    assert time.monotonic() - started < 20
+    assert not fleet_threads()
+
+
+def test_a_fleet_within_a_fleet_has_its_threads_and_ends_with_it(data):
+    """The inner one trains for ever; the outer one's second member fails."""
+    Recorder.seen.clear()
+    inner = functools.partial(dd.fit_many, Recorder(), {"value": range(5)})
+    dd.fit_many(Recorder(inner=inner), [{}, {}], *data, threads=2)
+    assert len(Recorder.seen) == 12
+    assert {seen[1] for seen in Recorder.seen} == {1}
+    assert len({seen[0] for seen in Recorder.seen}) == 4  # two, and one within each
+    inner, started = functools.partial(dd.fit_many, forever(), [{}]), time.monotonic()
+    with pytest.raises(RuntimeError, match="no luck"):
+        dd.fit_many(Recorder(), [{"inner": inner}, {"fail": True}], *data, threads=2)
+    assert time.monotonic() - started < 20
+    assert not fleet_threads()
+
+
+def test_fleets_side_by_side_leave_the_warnings_as_they_were(data):
+    """The second begins before and ends after the first."""
+    X, y = data
+    second_began, first_ended = threading.Event(), threading.Event()
+
+    def wait_for_the_second(X, y):
+        assert second_began.wait(20)
+
+    def wait_for_the_first(X, y):
+        second_began.set()
+        assert first_ended.wait(20)
+
+    before = warnings.filters[:]
+    second = threading.Thread(target=lambda: dd.fit_many(Recorder(inner=wait_for_the_first), [{}], X, y))
+
+    def first(X, y):
+        second.start()
+        wait_for_the_second(X, y)
+
+    dd.fit_many(Recorder(inner=first), [{}], X, y)
+    first_ended.set()
+    second.join()
+    assert warnings.filters == before
 
 
 # ---- what scores tell ----------------------------------------------------------------------------------------------
@@ -215,6 +330,41 @@ def test_many_comparisons_are_corrected():
     p = [stats.ttest_rel(scores[found.best], scores[i]).pvalue for i in range(20) if i != found.best]
     assert min(p) < 0.05
     assert "worse than the best" not in found.verdicts()
+
+
+def test_what_failed_is_not_compared():
+    """Nor does it stand in the way of the others' comparison, wherever it is."""
+    good, poor, failed = [0.9, 0.91, 0.92], [0.3, 0.31, 0.325], [math.nan] * 3
+    words = {0: "best", 1: "worse than the best", 2: "failed"}
+    for order in itertools.permutations(range(3)):
+        found = result([[good, poor, failed][i] for i in order])
+        assert found.verdicts() == [words[i] for i in order]
+    assert result([failed, failed]).verdicts() == ["failed", "failed"]
+
+
+def test_equal_but_for_rounding():
+    """Folds in another order: their mean is another number."""
+    a, b = [0.1, 0.2, 0.3], [0.3, 0.2, 0.1]
+    members = [Member(i, j, k, score=s[k]) for i, s in enumerate((a, b)) for j in range(3) for k in range(3)]
+    found = FleetResult([{"alpha": 1}, {"alpha": 2}], [0, 1, 2], "cross-validation", members)
+    assert found.scores[0, 0] != found.scores[1, 0]
+    assert "worse than the best" not in found.verdicts()
+
+
+def test_the_best_is_kept_though_rounding_decides():
+    """Sums in another order than the means have would keep another setting than the best."""
+    rng = np.random.default_rng(0)
+    scores = rng.random(12)
+    for _ in range(50):
+        orders = [rng.permutation(scores) for _ in range(4)]
+        members = [
+            Member(i, j // 4, j % 4, estimator=i, score=s) for i, o in enumerate(orders) for j, s in enumerate(o)
+        ]
+        found = FleetResult([{"alpha": i} for i in range(4)], [0, 1, 2], "cross-validation", members)
+        keeper = _Keeper(found, "best", 12)
+        for member in members:
+            keeper.done(member)
+        assert found.best_estimators == [found.best] * 12
 
 
 def test_equal_and_constant_scores():
@@ -267,6 +417,64 @@ def test_halving_goes_on_with_the_survivors(data):
     assert [m.estimator is None for m in search.rounds[0].members] == [True] * 18
 
 
+def test_halving_stops_what_has_converged_and_counts_its_epochs(data):
+    X, y = data
+    y = np.random.default_rng(0).permutation(y)  # nothing to learn: scores go up and down
+    base = network(early_stopping=True, n_iter_no_change=4, dropout=0.2, batch_norm=True)
+    search = dd.successive_halving(base, {"alpha": np.logspace(-5, -1, 9)}, X, y, seeds=3, max_iter=30, validation=0.2)
+    train, _, labels, _ = train_test_split(X, y, test_size=0.2, stratify=y, random_state=0)
+    members = search.rounds[-1].members
+    assert all(member.converged for member in members)
+    assert len({member.epochs for member in members}) > 1
+    for seed, (one, member) in enumerate(zip(search.best_estimators, members, strict=True)):
+        alone = clone(base).set_params(**search.best_setting, random_state=seed, max_iter=30).fit(train, labels)
+        np.testing.assert_array_equal(weights(one), weights(alone))
+        assert member.epochs == alone.n_iter_
+        assert one.get_params() == alone.get_params()
+
+
+def test_halving_goes_on_where_time_was_up(data):
+    slow = network(tol=0, n_iter_no_change=10**6, time_budget=0.01)
+    X, y = data
+    search = dd.successive_halving(slow, {"alpha": [0.1, 0.2, 0.3]}, X, y, max_iter=3 * 10**6, validation=0.2)
+    first, last = (one.of(one.best)[0] for one in search.rounds)
+    assert last.epochs > first.epochs
+    assert last.converged is None
+
+
+def test_halving_without_what_fails(data):
+    X, y = data
+    settings = [{"learning_rate_init": rate} for rate in (1e300, 1e-3, 1e-2)]
+    call = {"estimator": network(batch_size=10), "parameter_settings": settings, "X": X, "y": y, "max_iter": 6}
+    with pytest.raises(dd.TrainingDiverged):
+        dd.successive_halving(**call)
+    search = dd.successive_halving(**call, factor=2, first_iter=3, error_score=math.nan)
+    assert search.rounds[0].verdicts()[0] == "failed"
+    assert search.best_setting in settings[1:]
+    call["parameter_settings"] = settings[:1] * 2
+    search = dd.successive_halving(**call, factor=2, first_iter=3, error_score=math.nan)
+    assert [one.members[0].error[:14] for one in search.rounds] == ["SolverDiverged"] * 2
+    assert math.isnan(search.best_score)
+
+
+def test_coarse_to_fine_leaves_out_what_fails():
+    class Cliff(Recorder):
+        def score(self, X, y):
+            if self.value > limit:
+                raise RuntimeError("too far")
+            return self.value
+
+    X, y, limit = np.zeros((20, 1)), np.arange(20) % 2, 0.01
+    options = {"settings": 5, "best": 5, "rounds": 2, "error_score": math.nan, "seeds": iter([3, 4])}
+    search = dd.coarse_to_fine(Cliff(), {"value": (1e-4, 1.0)}, X, y, **options)
+    assert max(setting["value"] for setting in search.rounds[1].settings) < 0.1
+    assert search.best_round.seeds == [3, 4]
+    limit = 0
+    search = dd.coarse_to_fine(Cliff(), {"value": (1e-4, 1.0)}, X, y, **{**options, "seeds": None})
+    assert math.isnan(search.best_score)
+    assert search.notes == ["value in [0.0001, 1]"] * 2
+
+
 def test_rungs():
     from dd2424fast.search import _rungs
 
@@ -313,6 +521,12 @@ def test_coarse_to_fine_narrows_around_the_best():
         ({"keep": "some"}, "keep: expected 'best', 'all' or 'none', got 'some'"),
         ({"threads": 0}, "threads: expected"),
         ({"validation": 1.0}, "validation: expected"),
+        ({"validation": 1}, "validation: expected an integer of at least 2, got 1"),
+        ({"validation": True}, "validation: expected an integer of at least 2, got True"),
+        ({"validation": "half"}, "validation: Expected `cv` as an integer"),
+        ({"error_score": "nan"}, "error_score: expected 'raise' or a number, got 'nan'"),
+        ({"error_score": True}, "error_score: expected 'raise' or a number, got True"),
+        ({"seeds": np.array([0.5, 1])}, r"seeds\[0\]: expected"),
     ],
 )
 def test_what_is_wrong_is_named(data, changed, message):
@@ -326,6 +540,12 @@ def test_searches_name_what_is_wrong(data):
     X, y = data
     with pytest.raises(TypeError, match="estimator: expected one with the parameters warm_start and max_iter"):
         dd.successive_halving(RandomForestClassifier(), [{}], X, y, max_iter=3)
+    with pytest.raises(
+        ValueError, match=r"parameter_settings\[1\]: expected no max_iter, which the search itself sets"
+    ):
+        dd.successive_halving(network(), [{}, {"max_iter": 3}], X, y, max_iter=3)
+    with pytest.raises(ValueError, match="error_score: expected"):
+        dd.successive_halving(network(), [{}], X, y, max_iter=3, error_score=None)
     with pytest.raises(ValueError, match="factor: expected"):
         dd.successive_halving(network(), [{}], X, y, max_iter=3, factor=1)
     for ranges, message in (

@@ -174,7 +174,8 @@ class MLPClassifier(ClassifierMixin, MLP):
             float32 is trained in float32, all else in float64.
         y : array of shape (n,), or (n, labels) of zeros and ones for several labels a row
         sample_weight : array of shape (n,), optional
-            A whole weight n is the same as the row n times in its batch; a row of weight 0 is left out.
+            A whole weight n is the same as the row n times in its batch, but for dropout and batch_norm, which count
+            rows; a row of weight 0 is left out.
         X_val, y_val : like X and y, optional
             A validation set: `validation_scores_` tells its scores, and early stopping looks at it, nothing being set
             aside then.

@@ -4,6 +4,7 @@ between: scores of a validation set, stopping, callbacks, the clock.
 Each is a mixin that works on the attributes of the estimator: all that an interrupted training needs to go on.
 """
 
+import contextvars
 import math
 import time
 import warnings
@@ -21,6 +22,9 @@ from .mlp_network import work_of
 STRETCH = 0.2  # seconds of updates between two looks at the clock
 FIRST_WORK = 2e8  # floating-point operations before the first look: milliseconds
 SMALLEST_RATE = 1e-6  # "adaptive" ends here
+
+# An object whose is_set() tells trainings in this context to end: Ctrl-C reaches the main thread alone.
+END = contextvars.ContextVar("end", default=None)
 
 
 class SolverDiverged(TrainingDiverged, ValueError):
@@ -56,12 +60,15 @@ class Clock:
     def __init__(self, budget):
         self.end = math.inf if budget is None else time.monotonic() + budget
         self.pace = self.started = None
+        self.end_of_all = END.get()
 
     def start(self, first=1):
         """The number of updates to make now, `first` in the first stretch; below 1 where none fits any more."""
         self.started = time.monotonic()
         if self.pace is None:
             return first
+        if self.end_of_all is not None and self.end_of_all.is_set():
+            return 0
         return int(min(max(1, STRETCH // self.pace), (self.end - self.started) / self.pace))
 
     def done(self, updates):

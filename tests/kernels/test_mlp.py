@@ -243,11 +243,12 @@ def test_bits_depend_neither_on_threads_nor_on_cuts(plan, dtype):
             np.testing.assert_array_equal(a, b)
 
 
-def test_bits_of_a_large_network_do_not_depend_on_threads():
+@pytest.mark.parametrize(("dtype", "batch_norm"), [("float32", True), ("float64", False)])
+def test_bits_of_a_large_network_do_not_depend_on_threads(dtype, batch_norm):
     """Large enough that every part is shared out."""
-    plan = k.MLPPlan((700, 300, 200, 10), "tanh", batch_norm=True, dropout=0.2)
+    plan = k.MLPPlan((700, 300, 200, 10), "tanh", batch_norm=batch_norm, dropout=0.2)
     for kind in ("dense", "sparse"):
-        problem = Problem(plan, "float32", N=500, kind=kind)
+        problem = Problem(plan, dtype, N=500, kind=kind)
         runs = []
         for threads in (1, 2, 3):
             _team.set_num_threads(threads)
@@ -270,6 +271,26 @@ def test_a_row_alone_has_the_bits_it_has_among_many(dtype):
         for i in (0, 511, 512, 1299):
             one = k.mlp_outputs(plan, problem.parameters, problem.buffers, problem.x[i : i + 1])
             np.testing.assert_array_equal(one[0], many[i])
+
+
+@pytest.mark.parametrize("output", ["softmax", "sigmoid", "identity", "exp"])
+@pytest.mark.parametrize("kind", ["dense", "sparse"])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_the_loss_of_many_rows_is_formed_block_by_block(output, kind, weighted):
+    problem = Problem(k.MLPPlan((7, 11, 3), "tanh", output), N=1300, weighted=weighted, kind=kind)
+    if weighted:
+        problem.weight[512:1024] = 0  # a block that counts nothing
+    given = problem.plan, problem.parameters, problem.buffers, problem.x, problem.y, problem.weight
+    assert k.mlp_loss.fast(*given) == pytest.approx(k.mlp_loss.numpy(*given), rel=1e-12)
+
+
+@pytest.mark.parametrize("backend", ["numpy", "fast"])
+def test_a_loss_that_is_not_finite_has_no_gradient(backend):
+    problem = Problem(k.MLPPlan((7, 11, 3), "tanh"))
+    problem.x[3, 2] = np.nan
+    loss, _, gradients, _ = problem.gradient(backend, alpha=0.5)
+    assert np.isnan(loss)
+    assert np.isnan(gradients).all()
 
 
 def test_sparse_rows_in_use_equal_dense_ones():
@@ -307,6 +328,69 @@ def test_a_gradient_that_is_not_finite_ends_training_though_the_loss_is(backend)
     assert np.isnan(losses[0, 0])
     assert solver.t == 3
     np.testing.assert_array_equal(parameters, problem.parameters)
+
+
+@pytest.mark.parametrize("backend", ["numpy", "fast"])
+@pytest.mark.parametrize(
+    ("dtype", "weight", "alpha"),
+    [("float64", 1e10, 1e300), ("float32", 1e10, 1e30), ("float32", 1.0, 1e300), ("float64", 1e155, 1e10)],
+)
+def test_a_penalty_that_is_not_finite_ends_training(backend, dtype, weight, alpha):
+    """It, or its gradient: of float32 the second and third penalties are finite numbers of double precision."""
+    problem = Problem(k.MLPPlan((2, 2), output="identity"), dtype, N=2)
+    problem.x[:], problem.y[:] = 0, 0
+    problem.parameters[:] = weight * np.array([1, 1, 1, 1, 0, 0])
+    losses, parameters, _, solver = problem.train(backend, problem.solver("adam"), calls=1, alpha=alpha)
+    assert np.isnan(losses[0, 0])
+    assert solver.t == 3
+    np.testing.assert_array_equal(parameters, problem.parameters)
+    np.testing.assert_array_equal(solver.first_moment, problem.state[0])
+
+
+@pytest.mark.parametrize("backend", ["numpy", "fast"])
+def test_a_penalty_may_be_larger_than_float32(backend):
+    """Weights whose squares float32 does not hold; and without a strength they do not matter at all."""
+    problem = Problem(k.MLPPlan((2, 2), output="identity"), "float32", N=2)
+    problem.x[:], problem.y[:] = 0, 0
+    problem.parameters[:] = [3e20, 0, 0, 4e20, 0, 0]
+    losses, parameters, *_ = problem.train(backend, problem.solver("sgd"), calls=1, alpha=0.1)
+    np.testing.assert_allclose(losses[0], [0, 0.05 * 25e40 / 2], rtol=1e-6)
+    assert parameters[0] < 3e20
+    assert problem.gradient(backend, alpha=0.1)[1] == pytest.approx(0.05 * 25e40 / 2)
+    problem.parameters = problem.parameters.astype("float64") * 1e140
+    problem.buffers, problem.x, problem.y = (a.astype("float64") for a in (problem.buffers, problem.x, problem.y))
+    assert problem.gradient(backend)[1] == 0
+
+
+@pytest.mark.parametrize("backend", ["numpy", "fast"])
+def test_running_statistics_that_are_not_finite_end_training(backend):
+    """The loss is finite, and so are the gradients: of the rows nothing is left but beta."""
+    problem = Problem(k.MLPPlan((2, 3, 2), "identity", batch_norm=True), "float32", N=4)
+    problem.x *= 1e25
+    with np.errstate(over="ignore"):
+        loss, _, gradients, buffers = problem.gradient(backend)
+    assert np.isfinite(loss)
+    assert np.isfinite(gradients).all()
+    assert not np.isfinite(buffers).all()
+    losses, parameters, buffers, solver = problem.train(backend, problem.solver("sgd"), calls=1)
+    assert np.isnan(losses[0, 0])
+    assert solver.t == 3
+    np.testing.assert_array_equal(parameters, problem.parameters)
+    np.testing.assert_array_equal(buffers, problem.buffers)
+
+
+def test_what_a_custom_activation_was_given_outlives_the_call():
+    """A traceback holds it, for one."""
+    activation, seen = k.custom_activation(np.tanh, lambda z: 1 - np.tanh(z) ** 2), []
+    forward = activation.forward
+    activation.forward = lambda z, out: seen.append((z, z.copy())) or forward(z, out)
+    problem = Problem(k.MLPPlan((7, 300, 3), activation), N=40)
+    problem.gradient("fast")
+    overwritten = [np.full(40 * 1000, np.nan) for _ in range(20)]
+    (given, then), *_ = seen
+    assert given.base is not None
+    np.testing.assert_array_equal(given, then)
+    del overwritten
 
 
 @pytest.mark.parametrize("backend", ["numpy", "fast"])
@@ -369,17 +453,54 @@ def test_what_is_wrong_is_named(changed, message):
         call(**changed)
 
 
-@pytest.mark.parametrize("spoil", ["indices", "indptr", "short"])
+@pytest.mark.parametrize("spoil", ["indices", "indptr", "short", "unsigned"])
 def test_a_spoilt_sparse_matrix_never_reaches_compiled_code(spoil):
     x = sparse.csr_matrix(np.eye(23, 7))
     if spoil == "indices":
         x.indices[2] = 7
     elif spoil == "indptr":
         x.indptr[3] = 40
+    elif spoil == "unsigned":
+        x.indptr = x.indptr.astype(np.uint32)
+        x.indptr[3] = 40
     else:
         x.indptr = x.indptr[:-2]
     with pytest.raises(ValueError, match="x: expected"):
         call(x=x)
+
+
+def test_columns_of_a_sparse_matrix_are_numbered_by_int32():
+    from dd2424fast.kernels.mlp import _check_x
+
+    with pytest.raises(ValueError, match="x: expected at most 2147483647 columns of a sparse matrix, got 2147483648"):
+        _check_x(sparse.csr_matrix((1, 2**31)), 2**31, np.dtype("float64"))
+
+
+def test_sizes_are_numbers_of_any_width():
+    assert k.MLPPlan(np.array([100, 100, 3], np.int8)).parameters == 101 * 100 + 101 * 3
+
+
+def test_a_gradients_memory_is_not_shared():
+    problem = Problem(k.MLPPlan((7, 11, 3), "relu", batch_norm=True), weighted=True)
+    whole = np.zeros(500)
+    problem.buffers, gradients = whole[:22], whole[20 : 20 + problem.plan.parameters]
+    with pytest.raises(ValueError, match="overlaps gradients"):
+        _gradient(problem, gradients)
+    problem.buffers = problem.parameters[:22]
+    with pytest.raises(ValueError, match=r"buffers: expected memory of its own .* overlaps parameters"):
+        _gradient(problem)
+    problem.buffers, problem.weight = np.zeros(22), gradients[:23]
+    problem.weight[:] = 1
+    with pytest.raises(ValueError, match=r"gradients: expected memory of its own .* overlaps sample_weight"):
+        _gradient(problem, gradients)
+    problem.weight, problem.x = None, sparse.csr_matrix(np.ones((23, 7)))
+    with pytest.raises(ValueError, match=r"gradients: expected memory of its own .* overlaps x"):
+        _gradient(problem, problem.x.data[: problem.plan.parameters])
+
+
+def _gradient(problem, gradients=None):
+    given = problem.parameters, problem.buffers, problem.x, problem.y, problem.weight
+    return k.mlp_gradient(problem.plan, *given, gradients=gradients)
 
 
 def test_memory_is_not_shared():
