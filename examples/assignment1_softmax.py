@@ -163,8 +163,12 @@ def train(plan, data, seed, with_curve=True):
 
 
 def search(plans, data, seed):
-    """The plans' results, in turn."""
-    return [train(plan, data, seed, with_curve=False) for plan in plans]
+    """The plans' results, those of the highest validation accuracy first."""
+    results = []
+    for plan in plans:
+        results.append(train(plan, data, seed, with_curve=False))
+        print(f"{plan.name}: validation {results[-1].measures['val_accuracy']:.2%}", file=sys.stderr)
+    return sorted(results, key=lambda result: -result.measures["val_accuracy"])
 
 
 # ---- what is trained -------------------------------------------------------------------------------------------------
@@ -214,7 +218,6 @@ def best_of_grid(images, epochs, seed, quick):
     """The settings of the grid, by their accuracy on 5,000 held out images; and the best of them for more epochs, its
     rate falling in steps."""
     found = search(grid_plans(1 if quick else 10, quick), images.all_batches(held_out=5000), seed)
-    found.sort(key=lambda result: -result.measures["val_accuracy"])
     step = -(-epochs // 3)
     best = replace(found[0].plan, name=f"{found[0].plan.name} / 10 every {step}", epochs=epochs, step=step)
     return found, best

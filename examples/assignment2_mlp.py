@@ -197,7 +197,11 @@ def trained(plans, data, seed):
 
 def search(plans, data, seed):
     """The plans' results, those of the highest validation accuracy first."""
-    return sorted((train(plan, data, seed, with_curve=False) for plan in plans), key=lambda r: -r.validation)
+    results = []
+    for plan in plans:
+        results.append(train(plan, data, seed, with_curve=False))
+        print(f"{plan.name}: validation {results[-1].validation:.2%}", file=sys.stderr)
+    return sorted(results, key=lambda result: -result.validation)
 
 
 def coarse_to_fine(data, count, cycles, seed):
@@ -300,7 +304,7 @@ def run(part, images, arguments):
         data = images.all_batches(held_out=1000)
         step = 5 if quick else 2 * data.updates
         if part == "large":
-            updates, hidden = (10, (16, 8)) if quick else (40 * data.updates, (2048, 1024))
+            updates, hidden = (10, (16, 8)) if quick else (30 * data.updates, (1024, 512))
             plans = [large_plan(updates, hidden, max(1, data.updates))]
         else:
             plans = (optimizer_plans if part == "optimizers" else dropout_plans)(step)
@@ -401,7 +405,7 @@ def main():
         default=PARTS,
         help="cycles: the course's figures on one batch; search: for lambda, and three cycles with the best; depth:"
         " three layers and nine, with batch norm and without; init: the same for three deviations of the first weights;"
-        " optimizers; dropout; large: 2048 and 1024 hidden units (all)",
+        " optimizers; dropout; large: 1024 and 512 hidden units (all)",
     )
     parser.add_argument("--quick", action="store_true", help="a few updates: does everything work?")
     parser.add_argument("--seed", type=int, default=0)
