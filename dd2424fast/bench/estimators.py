@@ -46,7 +46,7 @@ class Fit(Task):
         rng = np.random.default_rng(0)
         y = np.arange(self.rows) % CLASSES
         centres, noise = rng.standard_normal((CLASSES, self.features)), 0.4 * self.features**0.5
-        return (centres[y] + noise * rng.standard_normal((self.rows, self.features))).astype(self.dtype), y
+        return (centres[y] / noise + rng.standard_normal((self.rows, self.features))).astype(self.dtype), y
 
     def arguments(self):
         # Neither a small improvement nor none ends a fit: all libraries make as many epochs.
