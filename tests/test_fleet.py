@@ -1,5 +1,6 @@
 """Many models side by side: each as alone, and what their scores tell apart."""
 
+import contextvars
 import functools
 import itertools
 import math
@@ -22,6 +23,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import dd2424fast as dd
+from dd2424fast.estimators.mlp_training import END
 from dd2424fast.fleet import FleetResult, Member, _Keeper
 from dd2424fast.kernels import _team
 
@@ -217,8 +219,8 @@ def test_which_training_converged(data):
 
 
 def forever(**options):
-    """Trains for a minute, unless told to end."""
-    return network(max_iter=10**7, tol=0, n_iter_no_change=10**7, time_budget=60.0, **options)
+    """Trains for half a minute, unless told to end."""
+    return network(max_iter=10**7, tol=0, n_iter_no_change=10**7, time_budget=30.0, **options)
 
 
 def fleet_threads():
@@ -233,8 +235,7 @@ def test_an_error_ends_the_trainings_beside_it(data):
     assert not fleet_threads()
 
 
-@pytest.mark.parametrize("solver", ["adam", "lbfgs"])
-def test_an_interrupt_ends_all_trainings(data, solver):
+def test_an_interrupt_ends_all_trainings(data):
     def interrupt():
         while len(fleet_threads()) < 2:
             time.sleep(0.01)
@@ -245,20 +246,32 @@ def test_an_interrupt_ends_all_trainings(data, solver):
     thread = threading.Thread(target=interrupt)
     thread.start()
     with pytest.raises(KeyboardInterrupt):
-        dd.fit_many(forever(solver=solver), {"alpha": [0.1, 0.2, 0.3, 0.4]}, *data, threads=2)
+        dd.fit_many(forever(), {"alpha": [0.1, 0.2, 0.3, 0.4]}, *data, threads=2)
     thread.join()
     assert time.monotonic() - started < 20
     assert not fleet_threads()
 
 
+@pytest.mark.parametrize("solver", ["adam", "sgd", "lbfgs"])
+def test_a_training_ends_when_it_is_told_to(data, solver):
+    ended, context = threading.Event(), contextvars.copy_context()
+    ended.set()
+    context.run(END.set, ended)
+    one = network(solver=solver, max_iter=1000, tol=0, n_iter_no_change=1000)
+    context.run(one.fit, *data)
+    assert one.n_iter_ <= 1
+
+
 def test_a_fleet_within_a_fleet_has_its_threads_and_ends_with_it(data):
-    """The inner one trains for ever; the outer one's second member fails."""
+    """The inner one would train for long; the outer one's second member fails."""
+    before = dd.get_num_threads()
     Recorder.seen.clear()
-    inner = functools.partial(dd.fit_many, Recorder(), {"value": range(5)})
-    dd.fit_many(Recorder(inner=inner), [{}, {}], *data, threads=2)
-    assert len(Recorder.seen) == 12
-    assert {seen[1] for seen in Recorder.seen} == {1}
-    assert len({seen[0] for seen in Recorder.seen}) == 4  # two, and one within each
+    dd.set_num_threads(4)
+    try:
+        dd.fit_many(Recorder(inner=functools.partial(dd.fit_many, Recorder(), [{}])), [{}, {}], *data)
+    finally:
+        dd.set_num_threads(before)
+    assert [seen[1] for seen in Recorder.seen] == [2] * 4  # of the outer and the inner ones
     inner, started = functools.partial(dd.fit_many, forever(), [{}]), time.monotonic()
     with pytest.raises(RuntimeError, match="no luck"):
         dd.fit_many(Recorder(), [{"inner": inner}, {"fail": True}], *data, threads=2)
@@ -340,6 +353,17 @@ def test_what_failed_is_not_compared():
         found = result([[good, poor, failed][i] for i in order])
         assert found.verdicts() == [words[i] for i in order]
     assert result([failed, failed]).verdicts() == ["failed", "failed"]
+
+
+def test_holms_rule_grows_milder_from_one_comparison_to_the_next():
+    def below(p):  # the best by so much that the test's probability is p
+        return 0.9 - (1 + np.array([-1, 0, 1]) * math.sqrt(3) / stats.t.ppf(1 - p / 2, 2)) / 10
+
+    best, worse, unclear = [0.9] * 3, "worse than the best", "not distinguishable from the best"
+    assert result([best, below(0.04)]).verdicts() == ["best", worse]
+    assert result([best, below(0.06)]).verdicts() == ["best", unclear]
+    assert result([best, below(0.04), below(0.02)]).verdicts() == ["best", worse, worse]
+    assert result([best, below(0.04), below(0.03)]).verdicts() == ["best", unclear, unclear]
 
 
 def test_equal_but_for_rounding():
@@ -457,6 +481,29 @@ def test_halving_without_what_fails(data):
     assert math.isnan(search.best_score)
 
 
+@pytest.mark.parametrize("how", ["ends by itself", "fails"])
+def test_halving_fits_once_what_has_ended(how):
+    class Brief(Recorder):
+        def __init__(self, value=0.0, max_iter=1, warm_start=False):
+            super().__init__(value)
+            self.max_iter, self.warm_start = max_iter, warm_start
+
+        def fit(self, X, y):
+            super().fit(X, y)
+            self.n_iter_ = self.max_iter - 1
+            if how == "fails":
+                raise RuntimeError("no luck")
+            return self
+
+    Recorder.seen.clear()
+    X, y = np.zeros((20, 1)), np.arange(20) % 2
+    options = {"max_iter": 9, "first_iter": 3, "error_score": 0.25}
+    search = dd.successive_halving(Brief(), {"value": [0.25] * 3}, X, y, **options)
+    assert [len(one.members) for one in search.rounds] == [3, 1]
+    assert len(Recorder.seen) == 3
+    assert search.best_score == 0.25
+
+
 def test_coarse_to_fine_leaves_out_what_fails():
     class Cliff(Recorder):
         def score(self, X, y):
@@ -473,6 +520,16 @@ def test_coarse_to_fine_leaves_out_what_fails():
     search = dd.coarse_to_fine(Cliff(), {"value": (1e-4, 1.0)}, X, y, **{**options, "seeds": None})
     assert math.isnan(search.best_score)
     assert search.notes == ["value in [0.0001, 1]"] * 2
+
+    class Late(Recorder):
+        def score(self, X, y):
+            if len(self.seen) <= 5:  # the first round
+                raise RuntimeError("not yet")
+            return self.value
+
+    Recorder.seen.clear()
+    search = dd.coarse_to_fine(Late(), {"value": (1e-4, 1.0)}, X, y, **{**options, "seeds": None})
+    assert search.best_round is search.rounds[1]
 
 
 def test_rungs():
