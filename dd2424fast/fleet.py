@@ -3,6 +3,7 @@
 import contextlib
 import contextvars
 import csv
+import itertools
 import math
 import numbers
 import threading
@@ -24,6 +25,7 @@ from .config import get_num_threads
 from .configuration import integer_in, positive_integer, real_in
 from .estimators.mlp_training import END
 from .kernels._team import limit_threads
+from .metrics import half_interval
 
 CONFIDENCE = 0.95
 
@@ -98,7 +100,7 @@ class FleetResult:
     def intervals(self):
         """ndarray of shape (settings, 2): the mean's 95 % interval by Student's t over the seeds; NaN of one seed."""
         scores = self.scores
-        half = _half_width(scores)
+        half = np.array([half_interval(row, CONFIDENCE) for row in scores])
         return np.stack([scores.mean(axis=1) - half, scores.mean(axis=1) + half], axis=1)
 
     @property
@@ -187,10 +189,9 @@ class FleetResult:
     def table(self, most=20):
         """The best settings as text, at most so many."""
         lines = []
-        for rank, row in enumerate(self.rows()[:most], 1):
-            of_setting = {k: v for k, v in row.items() if k in self.settings[self.ranking[rank - 1]]}
+        for rank, (i, row) in enumerate(zip(self.ranking[:most], self.rows()[:most], strict=True), 1):
             interval = "" if math.isnan(row["low"]) else f" [{row['low']:.4f}, {row['high']:.4f}]"
-            lines.append(f"{rank:>3}  {row['mean']:.4f}{interval}  {shown(of_setting)}  {row['verdict']}")
+            lines.append(f"{rank:>3}  {row['mean']:.4f}{interval}  {shown(self.settings[i])}  {row['verdict']}")
         left = len(self.settings) - len(lines)
         head = f"     mean score on {self.scored_on}" + (", 95 % interval" if len(self.seeds) > 1 else "")
         return "\n".join([head, *lines, *([f"     and {left} more"] if left else [])])
@@ -220,15 +221,6 @@ def shown(setting):
     """A setting as text: name=value, ..."""
     parts = (f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in setting.items())
     return ", ".join(parts) or "as given"
-
-
-def _half_width(scores):
-    from scipy.special import stdtrit
-
-    n = scores.shape[1]
-    if n < 2:
-        return np.full(len(scores), math.nan)
-    return stdtrit(n - 1, (1 + CONFIDENCE) / 2) * scores.std(axis=1, ddof=1) / math.sqrt(n)
 
 
 def fit_many(
@@ -297,9 +289,7 @@ def fit_many(
     prototypes = [prepared(estimator, setting) for setting in settings]
     data = Data(estimator, X, y, sample_weight, validation)
     scorer = check_scoring(estimator, scoring=scoring)
-    members = [
-        Member(i, j, fold) for i in range(len(settings)) for j in range(len(seeds)) for fold in range(data.folds)
-    ]
+    members = members_of(len(settings), len(seeds), data.folds)
     result = FleetResult(settings, seeds, data.scored_on, members)
     keeper = _Keeper(result, keep, len(seeds) * data.folds)
 
@@ -359,6 +349,11 @@ class Data:
     def of(self, fold):
         """(X, y, sample_weight) to train on, and (X, y) to score on."""
         return self._parted(self.parts[fold]) if self.parts else (self.train, self.held)
+
+
+def members_of(settings, seeds, folds):
+    """One for each combination of so many, by setting, seed and fold."""
+    return [Member(*places) for places in itertools.product(range(settings), range(seeds), range(folds))]
 
 
 def settings_of(given):

@@ -1,4 +1,4 @@
-"""What a language model is measured by."""
+"""What a language model is measured by, and how sure a mean over seeds is."""
 
 import math
 
@@ -170,3 +170,25 @@ def _texts(name, values):
     if isinstance(values, str) or not all(isinstance(text, str) for text in texts):
         raise TypeError(f"{name}: expected a sequence of str, got {values!r}")
     return texts
+
+
+def half_interval(scores, confidence=0.95):
+    """Half of the confidence interval of a mean, by Student's t distribution (Student 1908).
+
+    Parameters
+    ----------
+    scores : array of shape (n,)
+        Independent of each other, one a seed.
+    confidence : float in (0, 1)
+
+    Returns
+    -------
+    float
+        NaN of fewer than two scores.
+    """
+    from scipy.special import stdtrit  # scipy.stats takes a second to import
+
+    scores = np.asarray(scores, dtype=np.float64)
+    if len(scores) < 2:
+        return math.nan
+    return float(stdtrit(len(scores) - 1, (1 + confidence) / 2) * scores.std(ddof=1) / math.sqrt(len(scores)))

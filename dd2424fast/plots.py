@@ -12,7 +12,7 @@ from .configuration import array_of, integer_in, positive_integer, real_in
 from .generation import continued
 from .history import History
 from .losses import CrossEntropy
-from .metrics import distinct, perplexity
+from .metrics import distinct, half_interval, perplexity
 from .nn import Dropout, Sequential
 from .nn.layers import _Elementwise
 from .nn.module import Module
@@ -556,7 +556,7 @@ def search(results, path=None, *, quantity="val_accuracy", confidence=0.95):
     if not pairs:
         raise ValueError("results: expected at least one, got none")
     means = np.array([scores.mean() for _, scores in pairs])
-    errors = [_half_interval(scores, confidence) for _, scores in pairs]
+    errors = [half_interval(scores, confidence) if len(scores) > 1 else None for _, scores in pairs]
     best = int(means.argmax() if quantity.endswith(("accuracy", "score")) else means.argmin())
     figure = _empty(max(4.5, 0.7 * len(pairs) + 1.5), 3.8)
     axes = figure.subplots()
@@ -581,16 +581,6 @@ def _setting(i, item, quantity):
     if scores.ndim != 1 or not scores.size or not np.isfinite(scores).all():
         raise ValueError(f"results[{i}]: expected finite scores, one a seed, got {item[1]!r}")
     return str(item[0]), scores * _factor(quantity)
-
-
-def _half_interval(scores, confidence):
-    """Half of the confidence interval of a mean; None for a single score."""
-    if len(scores) < 2:
-        return None
-    from scipy.special import stdtrit  # scipy.stats takes a second to import
-
-    t = stdtrit(len(scores) - 1, (1 + confidence) / 2)
-    return float(t * scores.std(ddof=1) / math.sqrt(len(scores)))
 
 
 def range_test(report, path=None):

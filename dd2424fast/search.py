@@ -11,9 +11,9 @@ from .configuration import integer_in, positive_integer, real_in
 from .fleet import (
     Data,
     FleetResult,
-    Member,
     check_error_score,
     fit_many,
+    members_of,
     prepared,
     run,
     seeds_of,
@@ -111,7 +111,7 @@ def successive_halving(
     trained = _Trained(prototypes, seeds, data, scorer, error_score)
     alive, rounds, notes, before = list(range(len(settings))), [], [], 0
     for epochs in rungs:
-        members = trained.members(alive)
+        members = members_of(len(alive), len(seeds), data.folds)
         side_by_side(functools.partial(trained.go_on, alive, epochs - before), members, threads, progress)
         result = FleetResult([settings[i] for i in alive], seeds, data.scored_on, members)
         rounds.append(result)
@@ -135,14 +135,6 @@ class _Trained:
         self.prototypes, self.seeds, self.data, self.scorer = prototypes, seeds, data, scorer
         self.error_score = error_score
         self.estimators, self.before = {}, {}
-
-    def members(self, alive):
-        return [
-            Member(place, j, fold)
-            for place in range(len(alive))
-            for j in range(len(self.seeds))
-            for fold in range(self.data.folds)
-        ]
 
     def go_on(self, alive, more, member):
         """Train a member for so many more epochs, unless its training has ended by itself or failed before."""

@@ -6,7 +6,7 @@ for the gradients on the way. Nothing is allocated between updates, and only a c
 """
 from cython.parallel cimport prange
 from libc.math cimport isfinite, pow, sqrt
-from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
@@ -20,6 +20,7 @@ from dd2424fast.kernels._checks import ACTIVATIONS
 include "vec.pxi"
 include "tile.pxi"
 include "activation.pxi"
+include "activation_pass.pxi"
 include "product.pxi"
 include "column_sums.pxi"
 include "losses.pxi"
@@ -34,7 +35,7 @@ cdef enum:
     EXPONENTIAL = 3
 
     SPAN = 8192         # parameters that one thread updates at a time
-    PIECE = 16384       # elements of a batch that one thread takes at a time; a multiple of BATCH
+    PIECE = 16384       # elements of a batch that one thread gathers at least
     BLOCK_ROWS = 512    # rows that pass through the network at a time in use
 
 cdef double NORM_MOMENTUM = 0.1, NORM_EPS = 1e-5
@@ -89,7 +90,7 @@ cdef class Network:
     cdef Layer* layers
     cdef Stretch* stretches
     cdef double* squares            # of each stretch's weights
-    cdef Py_ssize_t count, stretch_count, size, capacity, widest
+    cdef Py_ssize_t count, stretch_count, capacity, widest
     cdef int activation, output
     cdef bint own_activation
     cdef object custom, held, work
@@ -105,7 +106,7 @@ cdef class Network:
     def __cinit__(self, plan, cnp.ndarray parameters, gradients, cnp.ndarray buffers, Py_ssize_t capacity, bint training):
         cdef tuple sizes = plan.sizes
         cdef Py_ssize_t i, layers = len(sizes) - 1
-        self.count, self.size, self.capacity = layers, plan.parameters, capacity
+        self.count, self.capacity = layers, capacity
         self.output = ("softmax", "sigmoid", "identity", "exp").index(plan.output)
         self.custom = None if type(plan.activation) is str else plan.activation
         self.own_activation = self.custom is not None
@@ -217,7 +218,7 @@ cdef class Network:
                 self.apply_custom(self.layers + i, rows.N)
             x = self.layers[i].y
             if training and self.layers[i].dropped != x:
-                self.drop_out(x, self.layers[i].dropped, rows.N * self.layers[i].H, stream(seed, i, update))
+                drop_all(x, self.layers[i].dropped, rows.N * self.layers[i].H, self.dropout, stream(seed, i, update))
                 x = self.layers[i].dropped
         return 0
 
@@ -253,17 +254,6 @@ cdef class Network:
         with gil:
             self.custom.forward(self.matrix(s.entered, N, s.H), self.matrix(s.y, N, s.H))
         return 0
-
-    cdef void drop_out(self, const real* x, real* y, Py_ssize_t n, uint64_t key) noexcept nogil:
-        cdef Py_ssize_t piece, pieces = (n + PIECE - 1) // PIECE
-        cdef uint32_t threshold = drop_threshold(self.dropout)
-        cdef real scale = <real> (1.0 / (1.0 - self.dropout))
-        cdef int threads = team_size(n, PIECE)
-        if threads == 1:
-            drop(x, y, 0, n, threshold, scale, key)
-        else:
-            for piece in prange(pieces, num_threads=threads, schedule="static"):
-                drop(x, y, piece * PIECE, min((piece + 1) * PIECE, n), threshold, scale, key)
 
     # ---- loss ------------------------------------------------------------------------------------------------------
 
@@ -302,7 +292,7 @@ cdef class Network:
         for i in range(self.count - 1, -1, -1):
             s = self.layers + i
             if s.dropped != s.y:
-                self.drop_out(self.here, self.here, rows.N * s.H, stream(seed, i, update))
+                drop_all(self.here, self.here, rows.N * s.H, self.dropout, stream(seed, i, update))
             if s.hidden and self.own_activation:
                 self.undo_custom(s, rows.N)
             self.undo(s, rows, rows.x if i == 0 else self.layers[i - 1].dropped, i > 0)
@@ -333,7 +323,7 @@ cdef class Network:
             batch_norm_gradients(&norm, False, False)
             self.here, self.there = self.there, self.here
         elif s.hidden and self.activation != IDENTITY:
-            slopes(self.activation, self.here, s.y, rows.N * s.H)
+            activation_pass(self.activation, BACKWARD, self.here, s.y, self.here, rows.N * s.H)
         p.a_step = p.b_step = 1
         p.packed = NULL
         p.accumulate, p.batched, p.bias, p.activation = False, True, NULL, IDENTITY
@@ -402,42 +392,11 @@ cdef inline uint64_t stream(uint64_t seed, Py_ssize_t layer, uint64_t update) no
     return mixed(mixed(mixed(seed) + <uint64_t> layer) + update)
 
 
-cdef inline forced_inline_void slopes_as(const int code, real* dy, const real* y, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
-    cdef Py_ssize_t i = start
-    while i + LANES <= stop:
-        vec_store(dy + i, times_slope(code, vec_load(dy + i), vec_load(y + i)))
-        i += LANES
-    if i < stop:
-        vec_store_part(dy + i, times_slope(code, vec_load_part(dy + i, stop - i), vec_load_part(y + i, stop - i)), stop - i)
-
-
-cdef void slopes_of(int code, real* dy, const real* y, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
-    if code == RELU:
-        slopes_as(RELU, dy, y, start, stop)
-    elif code == LEAKY_RELU:
-        slopes_as(LEAKY_RELU, dy, y, start, stop)
-    elif code == TANH:
-        slopes_as(TANH, dy, y, start, stop)
-    elif code == SIGMOID:
-        slopes_as(SIGMOID, dy, y, start, stop)
-
-
-cdef void slopes(int code, real* dy, const real* y, Py_ssize_t n) noexcept nogil:
-    """dy times f', in place."""
-    cdef Py_ssize_t piece
-    cdef int threads = team_size(n, PIECE)
-    if threads == 1:
-        slopes_of(code, dy, y, 0, n)
-    else:
-        for piece in prange((n + PIECE - 1) // PIECE, num_threads=threads, schedule="static"):
-            slopes_of(code, dy, y, piece * PIECE, min((piece + 1) * PIECE, n))
-
-
 cdef bint is_finite(const real* p, Py_ssize_t n) noexcept nogil:
     cdef Py_ssize_t i = 0
     cdef vec none = vec_zero()
     while i < n:
-        none = none + of_finite(part(p + i, n - i))
+        none = none + of_finite(load(p + i, n - i))
         i += LANES
     return vec_sum(none) == 0
 
@@ -455,7 +414,7 @@ cdef bint not_finite(const real* parameters, const real* gradients, const Stretc
         return not is_finite(gradients + s.start, s.stop - s.start)
     while i < s.stop:
         size = s.stop - i
-        none = none + of_finite(part(gradients + i, size) + wd * part(parameters + i, size))
+        none = none + of_finite(load(gradients + i, size) + wd * load(parameters + i, size))
         i += LANES
     return vec_sum(none) != 0
 
@@ -464,7 +423,7 @@ cdef double squares_of_stretch(const real* parameters, const Stretch* s) noexcep
     cdef Py_ssize_t i = s.start
     cdef vec w, squares = vec_zero()
     while i < s.stop and s.decays:
-        w = part(parameters + i, s.stop - i)
+        w = load(parameters + i, s.stop - i)
         squares = squares + w * w
         i += LANES
     return added_up(squares, parameters, s)
@@ -486,25 +445,14 @@ cdef inline vec moved(const Step* step, vec w, vec g, real* first, real* second,
     cdef real lr = <real> step.lr, mu = <real> step.momentum
     cdef vec m, v
     if not step.adam:
-        v = mu * part(first, size) - lr * g
-        put_part(first, v, size)
+        v = mu * load(first, size) - lr * g
+        store(first, v, size)
         return w + (mu * v - lr * g if step.nesterov else v)
-    m = <real> step.beta_1 * part(first, size) + <real> (1 - step.beta_1) * g
-    v = <real> step.beta_2 * part(second, size) + <real> (1 - step.beta_2) * (g * g)
-    put_part(first, m, size)
-    put_part(second, v, size)
+    m = <real> step.beta_1 * load(first, size) + <real> (1 - step.beta_1) * g
+    v = <real> step.beta_2 * load(second, size) + <real> (1 - step.beta_2) * (g * g)
+    store(first, m, size)
+    store(second, v, size)
     return w - vec_divide(lr * m, vec_sqrt(v) + <real> step.epsilon)
-
-
-cdef inline vec part(const real* p, Py_ssize_t size) noexcept nogil:
-    return vec_load(p) if size >= LANES else vec_load_part(p, size)
-
-
-cdef inline void put_part(real* p, vec v, Py_ssize_t size) noexcept nogil:
-    if size >= LANES:
-        vec_store(p, v)
-    else:
-        vec_store_part(p, v, size)
 
 
 cdef double move(const Step* step, real* parameters, const real* gradients, const Stretch* s, double decay) noexcept nogil:
@@ -513,10 +461,10 @@ cdef double move(const Step* step, real* parameters, const real* gradients, cons
     cdef vec w, squares = vec_zero(), wd = vec_set(<real> (decay if s.decays else 0))
     while i < s.stop:
         size = s.stop - i
-        w = part(parameters + i, size)
-        w = moved(step, w, part(gradients + i, size) + wd * w, step.first + i, step.second + i, size)
+        w = load(parameters + i, size)
+        w = moved(step, w, load(gradients + i, size) + wd * w, step.first + i, step.second + i, size)
         squares = squares + w * w
-        put_part(parameters + i, w, size)
+        store(parameters + i, w, size)
         i += LANES
     return added_up(squares, parameters, s) if s.decays else 0
 
@@ -546,7 +494,7 @@ cdef void sparse_row(const Rows* rows, Py_ssize_t i, const real* W, Py_ssize_t H
 cdef inline void add_scaled(real* y, const real* x, real factor, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
     cdef Py_ssize_t j = start
     while j < stop:
-        put_part(y + j, part(y + j, stop - j) + factor * part(x + j, stop - j), stop - j)
+        store(y + j, load(y + j, stop - j) + factor * load(x + j, stop - j), stop - j)
         j += LANES
 
 
@@ -625,8 +573,8 @@ cdef void finish_outputs(int output, real* z, real* y, Py_ssize_t N, Py_ssize_t 
         softmax_rows(z, y, N, K)
         return
     while i < n:
-        v = part(z + i, n - i)
-        put_part(y + i, vec_sigmoid(v) if output == LOGISTIC else vec_exp(v) if output == EXPONENTIAL else v, n - i)
+        v = load(z + i, n - i)
+        store(y + i, vec_sigmoid(v) if output == LOGISTIC else vec_exp(v) if output == EXPONENTIAL else v, n - i)
         i += LANES
 
 
@@ -682,9 +630,9 @@ cdef double add_decay(const real* parameters, real* gradients, const Stretch* s,
     cdef vec w, squares = vec_zero()
     while i < s.stop and s.decays:
         size = s.stop - i
-        w = part(parameters + i, size)
+        w = load(parameters + i, size)
         squares = squares + w * w
-        put_part(gradients + i, part(gradients + i, size) + <real> decay * w, size)
+        store(gradients + i, load(gradients + i, size) + <real> decay * w, size)
         i += LANES
     return added_up(squares, parameters, s)
 

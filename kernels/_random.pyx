@@ -21,20 +21,11 @@ cdef enum:
 
 
 def dropout(cnp.ndarray x, double p, uint64_t key, cnp.ndarray out):
-    cdef Py_ssize_t n = cnp.PyArray_SIZE(x), chunk, start, chunks = (n + CHUNK - 1) // CHUNK
-    cdef uint32_t threshold = drop_threshold(p)
-    cdef real scale = <real> (1.0 / (1.0 - p))
     cdef real* source = data(x)
     cdef real* to = data(out)
-    cdef int threads
+    cdef Py_ssize_t n = cnp.PyArray_SIZE(x)
     with nogil:
-        threads = team_size(n, CHUNK)
-        if threads == 1:    # even a team of one costs OpenMP 0.2 us to call together
-            drop(source, to, 0, n, threshold, scale, key)
-            chunks = 0
-        for chunk in prange(chunks, num_threads=threads, schedule="static"):
-            start = chunk * CHUNK
-            drop(source, to, start, min(start + CHUNK, n), threshold, scale, key)
+        drop_all(source, to, n, p, key)
     return out
 
 

@@ -137,6 +137,7 @@ class Fits(Fit):
 
 
 def sklearn_search(task, threads):
+    from joblib import parallel_config
     from sklearn.model_selection import GridSearchCV
     from sklearn.neural_network import MLPClassifier
 
@@ -145,7 +146,8 @@ def sklearn_search(task, threads):
     search = GridSearchCV(estimator, task.grid(), cv=task.split(), n_jobs=threads, refit=False)
 
     def run():
-        with warnings.catch_warnings():
+        # Its processes would each take the threads that this one may use, and hinder each other.
+        with warnings.catch_warnings(), parallel_config("loky", inner_max_num_threads=1):
             _quiet()
             return float(search.fit(x, y).cv_results_["mean_test_score"].mean())
 

@@ -42,7 +42,7 @@ alphas = np.logspace(-6, 0, 1000).tolist()
 fit(alphas[:100])
 before = memory()
 fit(alphas[100:])
-print(1e-3 * memory() / before)
+print(memory() / before)
 """
 
 
@@ -64,7 +64,7 @@ def measure_overheads(environment):
                 _FIRST_STEP, environment
             ),
             ("memory after 1,000 fits over that after 100",): lambda: _in_fresh_processes(
-                _MANY_FITS, environment, repeats=1
+                _MANY_FITS, environment, repeats=1, unit=1
             ),
             ("import and model, empty NUMBA_CACHE_DIR, ms", "first step, empty NUMBA_CACHE_DIR, ms"): lambda: (
                 _in_fresh_processes(_FIRST_STEP, cold, repeats=1)
@@ -82,10 +82,10 @@ def measure_overheads(environment):
     return found
 
 
-def _in_fresh_processes(program, environment, repeats=REPEATS):
-    """Thousand times what the program prints, each the median over fresh processes: of seconds, milliseconds."""
+def _in_fresh_processes(program, environment, repeats=REPEATS, unit=1e-3):
+    """What the program prints, in this unit, each the median over fresh processes: of seconds, milliseconds."""
     printed = [printed_by([sys.executable, "-c", program], environment).split() for _ in range(repeats)]
-    return [round(1e3 * statistics.median(map(float, values)), 2) for values in zip(*printed, strict=True)]
+    return [round(statistics.median(map(float, values)) / unit, 3) for values in zip(*printed, strict=True)]
 
 
 def one_process():
