@@ -9,12 +9,13 @@ import joblib
 import numpy as np
 import pytest
 import scipy.sparse
+import sklearn.utils.validation
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.metrics import accuracy_score, r2_score
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import LabelBinarizer, StandardScaler
 
 import dd2424fast as dd
 from dd2424fast.estimators import mlp_base, mlp_training
@@ -816,3 +817,33 @@ def test_bad_input_of_partial_fit(rows):
         got.set_params(class_weight="balanced").partial_fit(X, y)
     assert not hasattr(classifier(solver="lbfgs"), "partial_fit")
     assert not hasattr(regressor(solver="lbfgs"), "partial_fit")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_short_way_of_fit_is_the_long_one(dtype, rows, monkeypatch):
+    X, targets = rows[0].astype(dtype), rows[2].astype(dtype)
+    labels = [np.unique(rows[1], return_inverse=True)[1], (targets[:, 0] > 0).astype(np.uint8), targets[:, 0] > 0]
+    checks, check = [], sklearn.utils.validation.check_array
+    for one, y in [(classifier(), y) for y in (*labels, np.full(90, 7))] + [(regressor(), targets[:, 0].copy())]:
+        monkeypatch.setattr(sklearn.utils.validation, "check_array", lambda *a, **k: checks.append(1) or check(*a, **k))
+        short = clone(one).fit(X, y)
+        assert not checks
+        monkeypatch.undo()
+        long = clone(one).fit(np.asfortranarray(X), y.tolist() if y.dtype.kind != "f" else y)
+        assert_same(short, long)
+        assert short.n_features_in_ == 6
+        np.testing.assert_array_equal(short.predict(X), long.predict(X))
+        if hasattr(long, "classes_"):
+            np.testing.assert_array_equal(short.classes_, long.classes_)
+            assert vars(short._label_binarizer) == vars(LabelBinarizer().fit(y)) | {"classes_": short.classes_}
+        with pytest.raises(ValueError, match="n_features_in_|features"):
+            short.set_params(warm_start=True).fit(X[:, :5].copy(), y)
+    X[3, 4] = np.nan
+    with pytest.raises(ValueError, match="Input X contains NaN"):
+        classifier().fit(X, labels[0])
+    with pytest.raises(ValueError, match="Input y contains NaN"):
+        regressor().fit(rows[0], np.where(np.arange(90) == 5, np.nan, 1.0))
+    with pytest.warns(UserWarning, match="unique classes"):
+        classifier().fit(rows[0], np.arange(90))
+    with pytest.raises(ValueError, match="y: expected classes"):
+        classifier().partial_fit(rows[0], labels[0], classes=[0, 1, 2]).partial_fit(rows[0], labels[0] + 1)

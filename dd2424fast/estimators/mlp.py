@@ -227,11 +227,10 @@ class MLPClassifier(ClassifierMixin, MLP):
     def _label(self, y, fresh, incremental):
         """Learn the classes, or see whether they are those of before."""
         if not hasattr(self, "classes_") or (fresh and not incremental):
-            check_classification_targets(y)
-            self._label_binarizer = LabelBinarizer().fit(y)
+            self._label_binarizer = _binarizer(y)
             self.classes_ = self._label_binarizer.classes_
             return
-        classes = unique_labels(y)
+        classes = np.unique(y) if _are_plain(y) else unique_labels(y)
         if not incremental and set(classes) != set(self.classes_):
             raise ValueError(
                 "warm_start can only be used where `y` has the same classes as in the previous call to fit. Previously "
@@ -261,7 +260,7 @@ class MLPClassifier(ClassifierMixin, MLP):
             if y.ndim != 2 or y.shape[1] != len(self.classes_):
                 raise ValueError(f"{name}: expected shape (n, {len(self.classes_)}), got {y.shape}")
             return np.ascontiguousarray(self._label_binarizer.transform(y), dtype)
-        labels = class_numbers(name, column_or_1d(y), self.classes_)
+        labels = class_numbers(name, y if y.ndim == 1 else column_or_1d(y), self.classes_)
         if self._output_name() == "softmax":
             return labels.astype(np.int64)
         return (labels[:, np.newaxis] == 1).astype(dtype)
@@ -326,7 +325,7 @@ class MLPClassifier(ClassifierMixin, MLP):
     def score(self, X, y, sample_weight=None):
         """Accuracy on X and y: float. Of plain labels without weights it is counted here; scikit-learn's checks of them
         take longer than a small network's epoch."""
-        plain = type(y) is np.ndarray and y.ndim == 1 and y.dtype.kind in "iub" and sample_weight is None
+        plain = sample_weight is None and _are_plain(y)
         if plain and hasattr(self, "classes_") and self.classes_.dtype.kind in "iub" and not self._several:
             predicted = self.predict(X)
             if predicted.shape == y.shape:
@@ -337,6 +336,23 @@ class MLPClassifier(ClassifierMixin, MLP):
         tags = super().__sklearn_tags__()
         tags.classifier_tags.multi_label = True
         return tags
+
+
+def _are_plain(y):
+    """Whether labels need none of scikit-learn's checks, which take as long as an epoch of a small network."""
+    return type(y) is np.ndarray and y.ndim == 1 and y.dtype.kind in "iub"
+
+
+def _binarizer(y):
+    """A LabelBinarizer that knows the classes."""
+    binarizer = LabelBinarizer()
+    classes = np.unique(y) if _are_plain(y) else None
+    if classes is None or 2 * len(classes) > len(y):  # which scikit-learn warns about
+        check_classification_targets(y)
+        return binarizer.fit(y)
+    binarizer.classes_, binarizer.sparse_input_ = classes, False
+    binarizer.y_type_ = "multiclass" if len(classes) > 2 else "binary"
+    return binarizer
 
 
 class MLPRegressor(RegressorMixin, MLP):

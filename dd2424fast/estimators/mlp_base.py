@@ -21,6 +21,7 @@ from .shared import row_weights, validation_given
 ACTIVATIONS = {"identity": "identity", "logistic": "sigmoid", "tanh": "tanh", "relu": "relu"}
 OUTPUTS = {"softmax": "softmax", "logistic": "sigmoid", "identity": "identity", "exp": "exp"}  # theirs, the kernels'
 INF = math.inf
+DTYPES = (np.float64, np.float32)
 REALS = {  # low, high, and whether these are allowed
     "alpha": (0, INF, True, False),
     "learning_rate_init": (0, INF, False, False),
@@ -49,6 +50,11 @@ class MLP(MLPFiles, Descent, QuasiNewton, CallbackSupportMixin, BaseEstimator):
     _network = _optimizer = _random_state = _epoch = _split = _best = _last = _stopped = None
     _first_rate = _hidden = _dropout_seed = None
     _no_improvement_count = 0
+
+    @classmethod
+    @functools.cache  # inspecting the constructor's signature takes scikit-learn 0.1 ms each time
+    def _get_param_names(cls):
+        return super()._get_param_names()
 
     # ---- training --------------------------------------------------------------------------------------------------
 
@@ -120,17 +126,7 @@ class MLP(MLPFiles, Descent, QuasiNewton, CallbackSupportMixin, BaseEstimator):
     def _data_in(self, X, y, sample_weight, fresh, incremental):
         """X, y, the weights of the rows in the loss, and those among them that the user gave; rows without weight are
         left out."""
-        X, y = validate_data(
-            self,
-            X,
-            y,
-            accept_sparse="csr",
-            order="C",
-            multi_output=True,
-            dtype=(np.float64, np.float32),
-            reset=fresh,
-            y_numeric=not self._classifies,
-        )
+        X, y = self._checked(X, y, fresh)
         if y.ndim == 2 and y.shape[1] == 1:
             y = column_or_1d(y, warn=True)
         self._label(y, fresh, incremental)
@@ -151,6 +147,34 @@ class MLP(MLPFiles, Descent, QuasiNewton, CallbackSupportMixin, BaseEstimator):
         if self.batch_norm and X.shape[0] < 2:
             raise ValueError("X: expected at least two rows, since batch_norm needs a variance, got n_samples = 1")
         return X, y, weight, given
+
+    def _checked(self, X, y, fresh):
+        """X and y as validate_data makes them. Arrays that it would leave as they are take a short way: its checks take
+        as long as an epoch of a small network, and of a large X as long as one thread takes to read it."""
+        plain = (
+            type(X) is np.ndarray
+            and type(y) is np.ndarray
+            and X.dtype in DTYPES
+            and X.ndim == 2
+            and X.size
+            and X.flags.c_contiguous
+            and y.shape == X.shape[:1]
+            and (y.dtype.kind in "iub" if self._classifies else y.dtype in DTYPES and kernels.all_finite(y))
+            and kernels.all_finite(X)
+        )
+        if plain:
+            return validate_data(self, X, y, reset=fresh, skip_check_array=True)
+        return validate_data(
+            self,
+            X,
+            y,
+            accept_sparse="csr",
+            order="C",
+            multi_output=True,
+            dtype=DTYPES,
+            reset=fresh,
+            y_numeric=not self._classifies,
+        )
 
     def _validation_in(self, X_val, y_val, X):
         """The validation set that was given, or None."""

@@ -53,6 +53,10 @@ def weights_of_classes(class_weight, classes, numbers, sample_weight=None):
 
 def class_numbers(name, y, classes):
     """The number of each label among the sorted classes."""
+    if y.dtype.kind in "iub" and classes.dtype == y.dtype:
+        numbers = np.searchsorted(classes[:-1], y)
+        if (classes[numbers] == y).all():
+            return numbers
     strange = y[~np.isin(y, classes)]
     if len(strange):
         raise ValueError(f"{name}: expected classes of y, {classes.tolist()}, got {strange[:1].tolist()[0]!r}")
