@@ -35,6 +35,7 @@ cdef enum:
     EXPONENTIAL = 3
 
     SPAN = 8192         # parameters that one thread updates at a time
+    SHORT = 512         # elements that are copied without a call
     PIECE = 16384       # elements of a batch that one thread gathers at least
     BLOCK_ROWS = 512    # rows that pass through the network at a time in use
 
@@ -65,6 +66,7 @@ ctypedef struct Layer:
 ctypedef struct Rows:
     Py_ssize_t N
     const real* x               # dense, or NULL
+    Py_ssize_t x_row            # from one row to the next
     const int64_t* starts       # sparse: where each row of the whole matrix starts
     const int32_t* columns
     const real* values
@@ -210,19 +212,19 @@ cdef class Network:
     # ---- forward ---------------------------------------------------------------------------------------------------
 
     cdef int forward(self, const Rows* rows, bint training, uint64_t seed, uint64_t update) except -1 nogil:
-        cdef Py_ssize_t i
+        cdef Py_ssize_t i, x_row = rows.x_row
         cdef const real* x = rows.x
         for i in range(self.count):
-            self.apply(self.layers + i, rows if i == 0 else NULL, x, rows.N, training)
+            self.apply(self.layers + i, rows if i == 0 else NULL, x, x_row, rows.N, training)
             if self.own_activation and self.layers[i].hidden:
                 self.apply_custom(self.layers + i, rows.N)
-            x = self.layers[i].y
+            x, x_row = self.layers[i].y, self.layers[i].H
             if training and self.layers[i].dropped != x:
                 drop_all(x, self.layers[i].dropped, rows.N * self.layers[i].H, self.dropout, stream(seed, i, update))
                 x = self.layers[i].dropped
         return 0
 
-    cdef void apply(self, Layer* s, const Rows* rows, const real* x, Py_ssize_t N, bint training) noexcept nogil:
+    cdef void apply(self, Layer* s, const Rows* rows, const real* x, Py_ssize_t x_row, Py_ssize_t N, bint training) noexcept nogil:
         """f(norm(x W + b)), as far as f is compiled in; `rows` are those of the first layer."""
         cdef bint custom = self.own_activation and s.hidden
         cdef int activation = self.activation if s.hidden else IDENTITY
@@ -230,7 +232,7 @@ cdef class Network:
         cdef Norm norm
         cdef Product p
         p.M, p.N, p.K = N, s.H, s.D
-        p.a, p.a_row, p.a_step = x, s.D, 1
+        p.a, p.a_row, p.a_step = x, x_row, 1
         p.b, p.b_row, p.b_step = s.W, s.H, 1
         p.packed = NULL
         p.c, p.c_row = s.before if s.normed else to, s.H
@@ -295,7 +297,10 @@ cdef class Network:
                 drop_all(self.here, self.here, rows.N * s.H, self.dropout, stream(seed, i, update))
             if s.hidden and self.own_activation:
                 self.undo_custom(s, rows.N)
-            self.undo(s, rows, rows.x if i == 0 else self.layers[i - 1].dropped, i > 0)
+            if i > 0:
+                self.undo(s, rows, self.layers[i - 1].dropped, s.D, True)
+            else:
+                self.undo(s, rows, rows.x, rows.x_row, False)
         return 0
 
     cdef int undo_custom(self, Layer* s, Py_ssize_t N) except -1 nogil:
@@ -313,7 +318,7 @@ cdef class Network:
         cnp.set_array_base(part, self.work)
         return part
 
-    cdef void undo(self, Layer* s, const Rows* rows, const real* x, bint need_dx) noexcept nogil:
+    cdef void undo(self, Layer* s, const Rows* rows, const real* x, Py_ssize_t x_row, bint need_dx) noexcept nogil:
         cdef Norm norm
         cdef Product p
         if s.normed:
@@ -331,7 +336,7 @@ cdef class Network:
             sparse_gradient(rows, self.here, s.D, s.H, s.dW)
         else:
             p.M, p.N, p.K = s.D, s.H, rows.N        # dW = x^T dz
-            p.a, p.a_row, p.a_step = x, 1, s.D
+            p.a, p.a_row, p.a_step = x, 1, x_row
             p.b, p.b_row = self.here, s.H
             p.c, p.c_row = s.dW, s.H
             product(&p)
@@ -459,10 +464,11 @@ cdef double move(const Step* step, real* parameters, const real* gradients, cons
     """An update of one stretch; returns the sum of its squares after it, of weights."""
     cdef Py_ssize_t i = s.start, size
     cdef vec w, squares = vec_zero(), wd = vec_set(<real> (decay if s.decays else 0))
+    cdef Step own = step[0]     # which no store can change: its numbers stay in registers
     while i < s.stop:
         size = s.stop - i
         w = load(parameters + i, size)
-        w = moved(step, w, load(gradients + i, size) + wd * w, step.first + i, step.second + i, size)
+        w = moved(&own, w, load(gradients + i, size) + wd * w, own.first + i, own.second + i, size)
         squares = squares + w * w
         store(parameters + i, w, size)
         i += LANES
@@ -531,7 +537,7 @@ cdef void sparse_gradient(const Rows* rows, const real* dy, Py_ssize_t D, Py_ssi
 cdef Rows rows_of(x, y, sample_weight, Py_ssize_t N) except *:
     """All rows of the data; x is a matrix or (starts, columns, values)."""
     cdef Rows rows
-    rows.N, rows.first = N, 0
+    rows.N, rows.first, rows.x_row = N, 0, 0
     rows.x = rows.values = rows.targets = rows.weight = NULL
     rows.starts = rows.which = rows.labels = NULL
     rows.columns = NULL
@@ -540,7 +546,7 @@ cdef Rows rows_of(x, y, sample_weight, Py_ssize_t N) except *:
         rows.columns = <const int32_t*> cnp.PyArray_DATA(x[1])
         rows.values = data(x[2])
     else:
-        rows.x = data(x)
+        rows.x, rows.x_row = data(x), cnp.PyArray_DIM(x, 1)
     if y is not None and cnp.PyArray_NDIM(y) == 1:
         rows.labels = <const int64_t*> cnp.PyArray_DATA(y)
     elif y is not None:
@@ -637,6 +643,22 @@ cdef double add_decay(const real* parameters, real* gradients, const Stretch* s,
     return added_up(squares, parameters, s)
 
 
+cdef Py_ssize_t spread(Py_ssize_t columns) noexcept nogil:
+    """Numbers from one row to the next: whole vectors, an odd number of them, so that a column's elements lie all over a cache."""
+    return ((columns + LANES - 1) // LANES | 1) * LANES
+
+
+cdef inline void copy_row(const real* x, real* to, Py_ssize_t n) noexcept nogil:
+    """Without a call, which would take longer than a short row."""
+    cdef Py_ssize_t i = 0
+    if n > SHORT:
+        memcpy(to, x, n * sizeof(real))
+        return
+    while i < n:
+        store(to + i, load(x + i, n - i), n - i)
+        i += LANES
+
+
 cdef class Batch:
     """Memory for the rows of one update, which lie scattered among all."""
     cdef tuple memory
@@ -645,13 +667,13 @@ cdef class Batch:
     cdef real* weight
     cdef int64_t* labels
     cdef Rows all
-    cdef Py_ssize_t D, K
+    cdef Py_ssize_t D, K, x_row
 
     def __cinit__(self, dtype, Py_ssize_t D, Py_ssize_t K, Py_ssize_t rows, x, cnp.ndarray y, sample_weight):
         self.all = rows_of(x, y, sample_weight, cnp.PyArray_DIM(y, 0))
-        self.D, self.K = D, K
+        self.D, self.K, self.x_row = D, K, spread(D)
         self.memory = (
-            np.empty((0 if isinstance(x, tuple) else rows, D), dtype), np.empty((rows, K), dtype), np.empty(rows, dtype),
+            np.empty((0 if isinstance(x, tuple) else rows, self.x_row), dtype), np.empty((rows, K), dtype), np.empty(rows, dtype),
             np.empty(rows, np.int64))
         self.x, self.targets, self.weight = data(self.memory[0]), data(self.memory[1]), data(self.memory[2])
         self.labels = <int64_t*> cnp.PyArray_DATA(self.memory[3])
@@ -659,20 +681,19 @@ cdef class Batch:
     cdef void gather(self, const int64_t* which, Py_ssize_t n, Rows* rows) noexcept nogil:
         """Rows `which` of all, one after the other."""
         cdef Py_ssize_t i
-        cdef int threads
+        cdef int part, parts = team_size(n * self.D, PIECE)
         rows[0] = self.all
         rows.N, rows.which = n, which
         if self.all.x != NULL:
-            rows.x = self.x
+            rows.x, rows.x_row = self.x, self.x_row
         if self.all.labels != NULL:
             rows.labels = self.labels
         if self.all.targets != NULL:
             rows.targets = self.targets
         if self.all.weight != NULL:
             rows.weight = self.weight
-        threads = team_size(n * self.D, PIECE)
-        for i in prange(n if self.all.x != NULL else 0, num_threads=threads, schedule="static", use_threads_if=threads > 1):
-            memcpy(self.x + i * self.D, self.all.x + which[i] * self.D, self.D * sizeof(real))
+        for part in prange(parts if self.all.x != NULL else 0, num_threads=parts, schedule="static", use_threads_if=parts > 1):
+            self.gather_columns(which, n, self.D * part // parts, self.D * (part + 1) // parts)
         for i in range(n):
             if self.all.labels != NULL:
                 self.labels[i] = self.all.labels[which[i]]
@@ -680,6 +701,12 @@ cdef class Batch:
                 memcpy(self.targets + i * self.K, self.all.targets + which[i] * self.K, self.K * sizeof(real))
             if self.all.weight != NULL:
                 self.weight[i] = self.all.weight[which[i]]
+
+    cdef void gather_columns(self, const int64_t* which, Py_ssize_t n, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
+        """The thread that copies columns of x multiplies them, too (product_in_chunks), from its own cache."""
+        cdef Py_ssize_t i
+        for i in range(n):
+            copy_row(self.all.x + which[i] * self.D + start, self.x + i * self.x_row + start, stop - start)
 
     cdef void take(self, Py_ssize_t start, Py_ssize_t n, Rows* rows) noexcept nogil:
         """Rows `start` on, where they lie."""

@@ -569,7 +569,7 @@ cdef void carry_back(const Layer* s, Py_ssize_t row, const Share* mine, Py_ssize
     p.accumulate = accumulate
     p.bias, p.activation, p.edge, p.in_place = NULL, IDENTITY, 0, False
     p.vectors = vectors
-    panels(&p, 0, p.M, mine.unit // (2 * LANES), panels_of(vectors) if mine.end == s.H else mine.end // (2 * LANES))
+    panels(&p, 0, p.M, mine.unit // (2 * LANES), panels_of(vectors) if mine.end == s.H else mine.end // (2 * LANES), False)
 
 
 cdef void times_transpose(Py_ssize_t K, Py_ssize_t N, const real* x, const real* b, real* c, bint accumulate) noexcept nogil:

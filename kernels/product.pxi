@@ -15,7 +15,9 @@ cdef enum:
     K_DOTS = 768       # block of K in the dot products of `narrow`
     NARROW = 12        # columns that `narrow` takes at most
     M_BLOCK = 1024     # rows of A that stay in the second cache while all panels pass
-    A_BYTES = 393216   # of a transposed A, that do so while the panels and the edge pass
+    A_VECTORS = 16     # of rows of a transposed A, that are packed and stay there likewise
+    A_STEP = 4096      # bytes between its elements, and of all of it, from which on that pays
+    A_BYTES = 524288
     CHUNK_LEAST = 1536 # sums of fewer products are not cut into chunks
     CHUNK_OUTPUTS = 16384   # room for the sums of all chunks but the first
 
@@ -219,25 +221,27 @@ cdef void columns_of(
     else: columns_rows(2, 12, M, K, a, a_step, b, b_row, b_step, c, c_row, accumulate)
 
 
-cdef void narrow(const Product* p, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
-    """The last `edge` columns of C, rows start to stop."""
-    cdef Py_ssize_t first = p.N - p.edge, k = 0, size
+cdef void narrow(const Product* p, Py_ssize_t start, Py_ssize_t stop, const real* a, Py_ssize_t a_step, Py_ssize_t k,
+                 Py_ssize_t k_stop) noexcept nogil:
+    """The last `edge` columns of C, rows start to stop, of products k to k_stop; `a` is A[start, k]."""
+    cdef Py_ssize_t first = p.N - p.edge, size
     cdef real* c = p.c + start * p.c_row + first
-    cdef const real* a = p.a + start * p.a_row
     cdef const real* b = p.b + first * p.b_step
     cdef real columns[16 * K_DOTS]
     cdef int edge = <int> p.edge
-    if p.a_step != 1:
-        columns_of(edge, stop - start, p.K, a, p.a_step, b, p.b_row, p.b_step, c, p.c_row, p.accumulate)
-    elif p.b_row == 1:
-        dots_of(edge, stop - start, p.K, a, p.a_row, b, p.b_step, c, p.c_row, p.accumulate)
-    else:
-        while k < p.K:
-            size = min(<Py_ssize_t> K_DOTS, p.K - k)
+    while k < k_stop:
+        size = min(<Py_ssize_t> (K_DOTS if a_step == 1 else K_BLOCK), k_stop - k)
+        if a_step != 1:
+            columns_of(edge, stop - start, size, a, a_step, b + k * p.b_row, p.b_row, p.b_step, c, p.c_row, p.accumulate or k > 0)
+        elif p.b_row == 1:
+            dots_of(edge, stop - start, size, a, p.a_row, b + k, p.b_step, c, p.c_row, p.accumulate or k > 0)
+        else:
             transpose_edge(p, k, size, columns)
-            dots_of(edge, stop - start, size, a + k, p.a_row, columns, K_DOTS, c, p.c_row, p.accumulate or k > 0)
-            k += size
-    finish(p.activation, c, p.c_row, stop - start, p.edge, NULL if p.bias == NULL else p.bias + first)
+            dots_of(edge, stop - start, size, a, p.a_row, columns, K_DOTS, c, p.c_row, p.accumulate or k > 0)
+        a += size * a_step
+        k += size
+    if k == p.K:
+        finish(p.activation, c, p.c_row, stop - start, p.edge, NULL if p.bias == NULL else p.bias + first)
 
 
 cdef inline Py_ssize_t k_block(const Product* p) noexcept nogil:
@@ -249,20 +253,46 @@ cdef inline Py_ssize_t k_block(const Product* p) noexcept nogil:
     return 3 * K_BLOCK // p.vectors
 
 
-cdef void panels(const Product* p, Py_ssize_t start, Py_ssize_t stop, Py_ssize_t first, Py_ssize_t end) noexcept nogil:
-    """Rows start to stop of C in panels first to end."""
-    cdef Py_ssize_t most = k_block(p)
+cdef void pack_rows(const real* a, Py_ssize_t a_step, Py_ssize_t M, Py_ssize_t K, real* to) noexcept nogil:
+    """to[k, 0:M] = A[0:M, k] of a transposed A, in rows of A_VECTORS + 1 vectors: an odd number spreads them over the whole first
+    cache, where rows of x, a power of two apart, would drive each other out."""
+    cdef Py_ssize_t k, i
+    for k in range(K):
+        i = 0
+        while i + LANES <= M:
+            vec_store(to + i, vec_load(a + i))
+            i += LANES
+        if i < M:
+            vec_store_part(to + i, vec_load_part(a + i, M - i), M - i)
+        a += a_step
+        to += (A_VECTORS + 1) * LANES
+
+
+cdef void panels(const Product* p, Py_ssize_t start, Py_ssize_t stop, Py_ssize_t first, Py_ssize_t end, bint with_edge) noexcept nogil:
+    """Rows start to stop of C in panels first to end, and in the narrow edge, while the rows of A that they share are in cache.
+
+    The last rows first: as dW = x^T dy, they are the columns of x that the forward pass read last, and are in cache still."""
+    cdef bint packs_a = packs_rows(p)
+    cdef Py_ssize_t most = min(k_block(p), <Py_ssize_t> K_BLOCK) if packs_a else k_block(p)
     cdef Py_ssize_t row, rows, k, size, panel, column, width, columns, b_step, last
+    cdef Py_ssize_t a_step = (A_VECTORS + 1) * LANES if packs_a else p.a_step, edge_k
     cdef real packed[K_BLOCK * 3 * LANES]
+    cdef real packed_a[K_BLOCK * (A_VECTORS + 1) * LANES]
+    cdef const real* a
     cdef const real* b
     cdef real* c
     cdef int V
-    row = start
-    while row < stop:
-        rows = min(<Py_ssize_t> M_BLOCK, stop - row)
-        k = 0
+    row = stop
+    while row > start:
+        rows = min(<Py_ssize_t> (A_VECTORS * LANES if packs_a else M_BLOCK), row - start)
+        row -= rows
+        k = edge_k = 0
         while k < p.K:
             size = min(most, p.K - k)
+            a = p.a + row * p.a_row + k * p.a_step
+            if packs_a:
+                pack_rows(a, p.a_step, rows, size, packed_a)
+                a = packed_a
             for panel in range(first, end):
                 V = panel_width(panel, p.vectors)
                 width = V * LANES
@@ -280,44 +310,38 @@ cdef void panels(const Product* p, Py_ssize_t start, Py_ssize_t stop, Py_ssize_t
                     b = packed
                     b_step = width
                 c = p.c + row * p.c_row + column
-                stripe(V, rows, size, p.a + row * p.a_row + k * p.a_step, p.a_row, p.a_step, b, b_step, c, p.c_row, last,
-                       p.accumulate or k > 0)
+                stripe(V, rows, size, a, p.a_row, a_step, b, b_step, c, p.c_row, last, p.accumulate or k > 0)
                 if k + size == p.K:
                     finish(p.activation, c, p.c_row, rows, columns, NULL if p.bias == NULL else p.bias + column)
             k += size
-        row += rows
+            if with_edge and (packs_a or k == p.K or k % K_DOTS == 0):
+                narrow(p, row, row + rows, a - (0 if packs_a else (k - size - edge_k) * a_step), a_step, edge_k, k)
+                edge_k = k
 
 
 include "unit.pxi"
 
 
+cdef inline bint packs_rows(const Product* p) noexcept nogil:
+    """Whether a transposed A is packed, some rows at a time: where more than one panel passes them, and A neither stays in the second
+    cache nor lies closely. In float64 on one thread, x of 200 x 1024 went from 46 to 60 GFLOP/s, 512 x 1024 from 39 to 59; 200 x 256
+    would go from 71 to 64."""
+    return (p.a_step != 1 and panels_of(p.vectors) > 1 and p.a_step * sizeof(real) >= A_STEP
+            and p.M * p.K * sizeof(real) >= A_BYTES)
+
+
 cdef void share(const Product* p, bint by_panels, int part, int parts) noexcept nogil:
     """The part-th of `parts` equal shares of a product."""
-    cdef Py_ssize_t start = p.M * part // parts, stop = p.M * (part + 1) // parts, count = panels_of(p.vectors), end
+    cdef Py_ssize_t start = p.M * part // parts, stop = p.M * (part + 1) // parts, count = panels_of(p.vectors)
     if p.on_unit:
         unit_share(p, part, parts)
         return
     if by_panels:
-        panels(p, 0, p.M, count * part // parts, count * (part + 1) // parts)
-        if p.edge:
-            narrow(p, start, stop)
-        return
-    while start < stop:
-        end = min(start + rows_at_a_time(p), stop)
-        if count:
-            panels(p, start, end, 0, count)
-        if p.edge:
-            narrow(p, start, end)
-        start = end
-
-
-cdef inline Py_ssize_t rows_at_a_time(const Product* p) noexcept nogil:
-    """Rows of C that all panels and the edge pass before the next ones. Those of a transposed A, as dW has it, are as many as stay in
-    the second cache meanwhile: 3072 x 50 of 200 rows in float64 78 GFLOP/s with all at a time, 94 with 768 KiB, 101 with half of that
-    (two threads of a Xeon with 2 MiB a core)."""
-    if p.a_step == 1:
-        return p.M
-    return max(<Py_ssize_t> 64, <Py_ssize_t> (A_BYTES // (sizeof(real) * p.K)) & ~<Py_ssize_t> 15)
+        panels(p, 0, p.M, count * part // parts, count * (part + 1) // parts, False)
+    elif count:
+        panels(p, start, stop, 0, count, p.edge > 0)
+    if p.edge and (by_panels or not count):
+        narrow(p, start, stop, p.a + start * p.a_row, p.a_step, 0, p.K)
 
 
 cdef inline int chunks_of(const Product* p) noexcept nogil:
@@ -387,7 +411,8 @@ cdef void product(Product* p) noexcept nogil:
     if chunks > 1:
         product_in_chunks(p, chunks, parts)
         return
-    by_panels = panels_of(p.vectors) >= 2 * parts and (p.M < 8 * parts or not p.in_place)
+    # By panels, each thread packs its own share of B and all of A; by rows the other way round.
+    by_panels = panels_of(p.vectors) >= 2 * parts and (p.M < 8 * parts or not (p.in_place or (packs_rows(p) and p.M > p.N)))
     if parts == 1:
         share(p, False, 0, 1)
     else:

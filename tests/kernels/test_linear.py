@@ -116,6 +116,39 @@ class TestProducts:
         assert_within_budget(more[1][None], np.ones((1, N), dtype), dy, dtype, db)
 
 
+@pytest.fixture
+def vectors():
+    """Without the matrix unit, which would take the large products in float32."""
+    before = dd.get_matrix_unit()
+    dd.set_matrix_unit(False)
+    yield
+    dd.set_matrix_unit(before)
+
+
+# x lies across more than 512 KiB, its rows 4 KiB apart and more: it is packed, 128 or 256 columns at a time. Less than a
+# block of 256 rows and more, an edge or none, and more columns of dy than of x, which two threads share by panels.
+@pytest.mark.usefixtures("vectors")
+@pytest.mark.parametrize(
+    ("dtype", "rows", "D", "H"),
+    [
+        *[("float64", 131, 515, 50), ("float64", 260, 645, 24), ("float64", 300, 513, 514)],
+        *[("float32", 131, 1031, 50), ("float32", 260, 1285, 48), ("float32", 300, 1025, 1026)],
+    ],
+)
+def test_the_gradient_of_a_large_x(dtype, rows, D, H, threads):
+    x, dy, W = matrices([(rows, D), (rows, H), (D, H)], dtype)
+    dW = on_both_threads(lambda: kernels.linear_backward.fast(dy, x, W, need_dx=False)[1], threads)
+    double = dtype == "float32"  # exact enough, and ten times as fast
+    exact = (x.astype("f8").T @ dy.astype("f8")) if double else x.astype(np.longdouble).T @ dy.astype(np.longdouble)
+    budget = 2 * EPS[dtype] * (np.sqrt(rows) + 2) * (np.abs(x).astype("f8").T @ np.abs(dy).astype("f8"))
+    assert (np.abs(dW - exact) <= budget).all()
+    before = dW[1:, :3].copy()
+    more = kernels.linear_backward.fast(dy, x, W, dW=dW, need_dx=False, accumulate=True, db=np.zeros(H, dtype))[1]
+    assert (np.abs(more - 2 * exact) <= 3 * budget).all()
+    assert more is dW
+    assert not np.array_equal(before, dW[1:, :3])
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("shape", [(300, 50), (1813, 6), (3072, 50), (3072, 10)], ids=str)
 def test_a_row_alone_has_the_same_bits(shape, dtype):
