@@ -125,8 +125,8 @@ def vectors():
     dd.set_matrix_unit(before)
 
 
-# x lies across more than 512 KiB, its rows 4 KiB apart and more: it is packed, 128 or 256 columns at a time. Less than a
-# block of 256 rows and more, an edge or none, and more columns of dy than of x, which two threads share by panels.
+# x lies across more than 512 KiB, its rows 4 KiB apart and more: it is packed, 128 or 256 columns at a time. Less than
+# a block of 256 rows and more, an edge or none, and more columns of dy than of x, which two threads share by panels.
 @pytest.mark.usefixtures("vectors")
 @pytest.mark.parametrize(
     ("dtype", "rows", "D", "H"),
