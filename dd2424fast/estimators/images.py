@@ -216,8 +216,9 @@ class ConvNetClassifier(ClassifierMixin, ImageFiles, ImageTraining, BaseEstimato
         if validation is None and self.early_stopping:
             images, validation = self._set_aside(images, seed)
         class_weight = self._class_weight(images.labels, classes, incremental)
-        model = self._network(images.X, len(classes), seed, fresh)
-        self._train(model, classes, images, validation, class_weight, seed, fresh, incremental, began)
+        model, size = self._network(images.X, len(classes), seed, fresh), self._batch_images(len(images))
+        trainer = self._trainer(model, size, class_weight, seed)
+        self._train(trainer, classes, images, validation, size, fresh, incremental, began)
         return self
 
     def _classes(self, y, given, fresh, incremental):

@@ -107,29 +107,31 @@ class ImageTraining:
     _last = None  # (checksum of the model's weights, those to train on) where the model has the best epoch's
     _stopped = None  # the signature of a training that came to its end
 
-    def _train(self, model, classes, images, validation, class_weight, seed, fresh, incremental, began):
-        """Train the model for some epochs; the estimator takes it, and all that the next fit needs."""
+    def _train(self, trainer, classes, images, validation, size, fresh, incremental, began):
+        """Train for some epochs; the estimator takes the model, and all that the next fit needs."""
         epochs = 1 if incremental else positive_integer("max_iter", self.max_iter)
-        size = self._batch_images(len(images))
-        trainer = self._trainer(model, size, class_weight, seed)
+        budget = self.time_budget
+        if budget is not None:
+            budget = real_in("time_budget", budget, 0, np.inf, include_low=False)
         stopping = None if incremental else self._stopping()
         goes_on = self.warm_start and not incremental
         if goes_on:
-            arrays = (images.X, images.labels, images.weight, *(validation or ()))
-            has_ended = signature_of(self, arrays)
+            has_ended = signature_of(self, (images.X, images.labels, images.weight, *(validation or ())))
             if not fresh and self._stopped == has_ended:
                 self.n_iter_ = 0
                 return
         layout = [len(images), size, bool(self.shuffle)]
-        shown = weights_of(model)
+        shown = weights_of(trainer.model)
         if not fresh:
             self._take_up(trainer, None if incremental else layout)
         first = trainer.epoch
-        failure = self._run(trainer, images, validation, epochs, size, stopping, began, shown)
+        if budget is not None:
+            budget = max(budget - (time.perf_counter() - began), 1e-9)
+        failure = self._run(trainer, images, validation, epochs, size, stopping, budget, shown)
         self._keep(trainer, stopping, layout, goes_on)
         stalled = failure is None and trainer.stop_reason not in (None, "interrupted", TIME_BUDGET)
         self._stopped = has_ended if goes_on and stalled else None
-        self._tell(model, classes, trainer.history, trainer.epoch - first)
+        self._tell(trainer.model, classes, trainer.history, trainer.epoch - first)
         self._say(trainer, stopping, failure)
 
     def _batch_images(self, n):
@@ -156,16 +158,12 @@ class ImageTraining:
             restore_best_weights=bool(self.early_stopping),
         )
 
-    def _run(self, trainer, images, validation, epochs, size, stopping, began, shown):
+    def _run(self, trainer, images, validation, epochs, size, stopping, budget, shown):
         """The Trainer's fit. Returns what ended it, where what was learned is to be kept; after any other error the
         model is what it was."""
         callbacks = [] if stopping is None else [stopping]
         if END.get() is not None:
             callbacks.append(Ender(END.get()))
-        budget = self.time_budget
-        if budget is not None:
-            budget = real_in("time_budget", budget, 0, np.inf, include_low=False)
-            budget = max(budget - (time.perf_counter() - began), 1e-9)
         train = images.X, images.labels
         if images.weight is not None:
             seed = trainer.seed if self.shuffle else None
