@@ -20,6 +20,8 @@ from sklearn.preprocessing import FunctionTransformer
 
 import dd2424fast as dd
 from dd2424fast.callbacks import weights_of
+from dd2424fast.estimators import images as images_module
+from dd2424fast.estimators.images_training import Images, network
 from dd2424fast.estimators.shared import END
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -126,6 +128,8 @@ def test_weights_of_images_and_classes(images):
     np.testing.assert_allclose(weighted.predict_proba(X), some.predict_proba(X), rtol=1e-4, atol=1e-6)
     even = small(max_iter=3).fit(X, y, sample_weight=np.ones(150))  # in the same order of every epoch
     np.testing.assert_allclose(even.predict_proba(X), small(max_iter=3).fit(X, y).predict_proba(X), rtol=1e-4)
+    few = [small(max_iter=2, batch_norm=True).fit(X[:97], y[:97], weight) for weight in (None, 1.0)]
+    assert [one._training[1]["trainer"]["update"] for one in few] == [6, 6]  # a single image left over joins a batch
     kept = np.arange(150) % 3 > 0  # weight 0 is as if it were not there
     zeros = small(max_iter=3, batch_size=20).fit(X, y, sample_weight=kept.astype(float))
     ones = small(max_iter=3, batch_size=20).fit(X[kept], y[kept], sample_weight=np.ones(kept.sum()))
@@ -300,6 +304,14 @@ def test_new_parameters_and_data_in_a_warm_start(images):
     assert before[1]["callbacks"]["0.Stopping"]["monitor"] == "loss"
 
 
+def test_a_random_state_is_drawn_from_once(images):
+    X, y = images
+    parameters = {"early_stopping": True, "warm_start": True, "dropout": 0.1}
+    parts = small(max_iter=2, random_state=np.random.RandomState(3), **parameters).fit(X, y).fit(X, y.astype(object))
+    assert_same(parts, small(max_iter=4, random_state=np.random.RandomState(3), **parameters).fit(X, y))
+    assert parts.classes_.dtype == y.dtype
+
+
 def test_what_stalled_goes_on_with_other_data_only(images):
     X, y = images
     stalled = small(max_iter=9, n_iter_no_change=2, tol=10.0, warm_start=True).fit(X, y)
@@ -308,7 +320,10 @@ def test_what_stalled_goes_on_with_other_data_only(images):
     before = weights_of(stalled.model_)
     assert copy.deepcopy(stalled).fit(X[::-1], y[::-1]).n_iter_ == 1  # the epochs waited for count
     assert copy.deepcopy(stalled).fit(X, y, np.full(150, 2.0)).n_iter_ == 1
-    assert copy.deepcopy(stalled).set_params(tol=0.0).fit(X, y).n_iter_ > 1
+    assert copy.deepcopy(stalled).partial_fit(X, y).n_iter_ == 1
+    other = copy.deepcopy(stalled).set_params(tol=0.0, max_iter=2).fit(X, y)
+    assert other.n_iter_ == 2
+    assert other.set_params(tol=10.0).fit(X, y).n_iter_ > 0  # it was trained since
     np.testing.assert_array_equal(weights_of(stalled.model_), before)
 
 
@@ -398,6 +413,9 @@ class Clock:
         monkeypatch.setattr(time, "perf_counter", lambda: self.now)
         monkeypatch.setattr(dd.Trainer, "step", timed)
 
+    def wait(self, seconds):
+        self.now += seconds
+
 
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("parameters", [{"dropout": 0.2}, {"early_stopping": True, "validation_fraction": 0.25}])
@@ -436,6 +454,10 @@ def test_an_epoch_that_was_cut_is_given_up_where_it_cannot_go_on(images, monkeyp
     parts.set_params(time_budget=None).partial_fit(X, y)
     assert parts._training[1]["trainer"]["update"] == 7 + 5
     assert other.history_["epoch"] == parts.history_["epoch"] == [1, 2]
+    clock = Clock(monkeypatch)
+    monkeypatch.setattr(images_module, "network", lambda *args, **shape: [clock.wait(4.0), network(*args, **shape)][1])
+    late = small(max_iter=4, time_budget=7.0).fit(X, y)  # seconds before the first update count
+    assert late.history_["epoch"] == [pytest.approx(0.6)]
     with pytest.raises(ValueError, match=r"time_budget: expected a number in \(0, inf\], got 0"):
         cut.set_params(time_budget=0).fit(X, y)
     assert cut.history_["epoch"] == [1, pytest.approx(1.4)]
@@ -481,8 +503,6 @@ def test_an_interrupt_keeps_what_is_learned(early_stopping, images):
 
 
 def images_of(classifier, X, y):
-    from dd2424fast.estimators.images_training import Images
-
     return Images(X, np.searchsorted(classifier.classes_, y))
 
 

@@ -113,7 +113,7 @@ class ImageTraining:
         budget = self.time_budget
         if budget is not None:
             budget = real_in("time_budget", budget, 0, np.inf, include_low=False)
-        stopping = None if incremental else self._stopping()
+        stopping = self._stopping()
         goes_on = self.warm_start and not incremental
         if goes_on:
             has_ended = signature_of(self, (images.X, images.labels, images.weight, *(validation or ())))
@@ -129,7 +129,7 @@ class ImageTraining:
             budget = max(budget - (time.perf_counter() - began), 1e-9)
         failure = self._run(trainer, images, validation, epochs, size, stopping, budget, shown)
         self._keep(trainer, stopping, layout, goes_on)
-        stalled = failure is None and trainer.stop_reason not in (None, "interrupted", TIME_BUDGET)
+        stalled = trainer.stop_reason not in (None, "interrupted", TIME_BUDGET)
         self._stopped = has_ended if goes_on and stalled else None
         self._tell(trainer.model, classes, trainer.history, trainer.epoch - first)
         self._say(trainer, stopping, failure)
@@ -161,7 +161,7 @@ class ImageTraining:
     def _run(self, trainer, images, validation, epochs, size, stopping, budget, shown):
         """The Trainer's fit. Returns what ended it, where what was learned is to be kept; after any other error the
         model is what it was."""
-        callbacks = [] if stopping is None else [stopping]
+        callbacks = [stopping]
         if END.get() is not None:
             callbacks.append(Ender(END.get()))
         train = images.X, images.labels
@@ -209,7 +209,7 @@ class ImageTraining:
     def _keep(self, trainer, stopping, layout, goes_on):
         """Let the model have the best epoch's weights, and keep what the next fit needs; it is little unless that one
         goes on where this one ended."""
-        model, best = trainer.model, None if stopping is None else stopping.weights
+        model, best = trainer.model, stopping.weights
         self._last = None
         if best is not None:
             last = weights_of(model)
@@ -223,7 +223,7 @@ class ImageTraining:
 
     def _say(self, trainer, stopping, failure):
         """Tell why training ended before its time; what it diverged by is an error unless there is a best epoch."""
-        if isinstance(failure, TrainingDiverged) and stopping is not None and stopping.weights is not None:
+        if isinstance(failure, TrainingDiverged) and stopping.weights is not None:
             warnings.warn(f"{failure} The weights are the best epoch's.", ConvergenceWarning, stacklevel=5)
         elif failure is not None:
             raise failure
