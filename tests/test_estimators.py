@@ -17,6 +17,7 @@ from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
+from sklearn.utils import estimator_checks
 
 import dd2424fast as dd
 from dd2424fast.callbacks import weights_of
@@ -182,6 +183,43 @@ def test_scikit_learns_tools_take_it(images):
     assert small().set_params(hidden=5).hidden == 5
     with pytest.raises(ValueError, match="Invalid parameter"):
         small().set_params(hiden=5)
+
+
+@pytest.mark.parametrize(
+    "check",
+    [
+        "parameters_default_constructible",
+        "no_attributes_set_in_init",
+        "get_params_invariance",
+        "set_params",
+        "estimator_repr",
+        "estimator_cloneable",
+        "valid_tag_types",
+    ],
+)
+def test_scikit_learns_checks_that_need_no_data(check):
+    getattr(estimator_checks, f"check_{check}")("ConvNetClassifier", dd.ConvNetClassifier())
+
+
+@pytest.mark.parametrize("method", ["fit", "partial_fit"])
+def test_training_and_use_leave_what_is_not_theirs(method, images):
+    X, y = (a.copy() for a in images)
+    X.flags.writeable = y.flags.writeable = False
+    classifier = small(max_iter=1, warm_start=True, channels=[4])
+    parameters = copy.deepcopy(classifier.get_params())
+    rest = {"classes": NAMES} if method == "partial_fit" else {}
+    assert getattr(classifier, method)(X, y, **rest) is classifier
+    assert classifier.get_params() == parameters
+    assert (classifier.n_features_in_, classifier.image_, classifier.n_iter_) == (96, (8, 6, 2), 1)
+    before = copy.deepcopy(vars(classifier))
+    for use in (classifier.predict, classifier.predict_proba, classifier.predict_log_proba):
+        np.testing.assert_array_equal(use(X.tolist()), use(X))
+    assert vars(classifier).keys() == before.keys()
+    np.testing.assert_equal(state(classifier)[0]["shown"], weights_of(before["model_"]))
+    assert {name for name in vars(classifier) if not name.endswith("_")} - {"_training"} == parameters.keys() | {
+        "_last",
+        "_stopped",
+    }
 
 
 def test_files_and_pickles(images, tmp_path):

@@ -13,6 +13,7 @@ from ..batches import Batch, Batches
 from ..callbacks import Callback, EarlyStopping, put_back, weights_of
 from ..checkpoints import state_of, take_up
 from ..configuration import positive_integer, real_in
+from ..data import Standardizer
 from ..losses import CrossEntropy
 from ..models import ConvNet
 from ..nn import BatchNorm, Sequential
@@ -95,9 +96,9 @@ def network(image, classes, seed, **shape):
 
 def standardize(norm, X):
     """Let a batch normalisation in use take each channel to mean 0 and deviation 1; a constant one becomes 0."""
-    variance = X.var(axis=(0, 1, 2), dtype=np.float64)
-    norm._own_buffers["running_mean"][...] = X.mean(axis=(0, 1, 2), dtype=np.float64)
-    norm._own_buffers["running_var"][...] = np.where(variance > 0, variance, 1.0)
+    measured = Standardizer(axis=(0, 1, 2)).fit(X)
+    norm._own_buffers["running_mean"][...] = measured.mean
+    norm._own_buffers["running_var"][...] = measured.std**2
 
 
 class ImageTraining:
