@@ -121,7 +121,7 @@ class EarlyStopping(_Monitor):
         if self.better(row):
             self.waited = 0
             if self.restore_best_weights:
-                self.weights = _weights_of(trainer.model)
+                self.weights = weights_of(trainer.model)
             return
         self.waited += 1
         self._stop_if_due(trainer)
@@ -132,7 +132,7 @@ class EarlyStopping(_Monitor):
 
     def fit_ends(self, trainer):
         if trainer.stop_reason != "interrupted":  # an interrupted fit goes on later, from where it was
-            _put_back(trainer.model, self.weights)
+            put_back(trainer.model, self.weights)
             if self.waited >= self.patience:
                 self.waited = 0  # or the next fit with this object would end before it began
 
@@ -140,12 +140,12 @@ class EarlyStopping(_Monitor):
         return {"best": self.best, "best_epoch": self.best_epoch, "waited": self.waited, "weights": self.weights}
 
 
-def _weights_of(model):
+def weights_of(model):
     """A copy of a model's parameters, and of its running statistics behind them."""
     return np.concatenate([model.parameters, model.buffers])
 
 
-def _put_back(model, weights):
+def put_back(model, weights):
     if weights is not None:
         size = model.parameters.size
         model.parameters[...] = weights[:size]
@@ -171,13 +171,13 @@ class BestModel(_Monitor):
 
     def epoch_ends(self, trainer, row):
         if self.better(row):
-            self.weights = _weights_of(trainer.model)
+            self.weights = weights_of(trainer.model)
             if self.path is not None:
                 trainer.model.save(self.path)
 
     def fit_ends(self, trainer):
         if self.restore and trainer.stop_reason != "interrupted":
-            _put_back(trainer.model, self.weights)
+            put_back(trainer.model, self.weights)
 
     def state(self):
         return {"best": self.best, "best_epoch": self.best_epoch, "weights": self.weights}
@@ -221,7 +221,7 @@ class WeightAverage(Callback):
 
     def fit_begins(self, trainer):
         if self.average is None:
-            self.average = _weights_of(trainer.model)
+            self.average = weights_of(trainer.model)
         size = trainer.model.parameters.size + trainer.model.buffers.size
         if self.average.size != size:
             ours, self.average = self.average.size, None
@@ -236,16 +236,16 @@ class WeightAverage(Callback):
         self.updates += 1
 
     def evaluation_begins(self, trainer):
-        self._held = _weights_of(trainer.model)
-        _put_back(trainer.model, self.average)
+        self._held = weights_of(trainer.model)
+        put_back(trainer.model, self.average)
 
     def evaluation_ends(self, trainer):
-        _put_back(trainer.model, self._held)
+        put_back(trainer.model, self._held)
         self._held = None
 
     def fit_ends(self, trainer):
         if self.replace and trainer.stop_reason != "interrupted":
-            _put_back(trainer.model, self.average)
+            put_back(trainer.model, self.average)
 
     def state(self):
         return {"average": self.average, "updates": self.updates}
@@ -284,7 +284,7 @@ class Snapshots(Callback):
     def update_ends(self, trainer, loss):
         if trainer.schedule.ends_cycle(trainer.update - 1):
             self.updates.append(trainer.update)
-            self.weights.append(_weights_of(trainer.model))
+            self.weights.append(weights_of(trainer.model))
             if self.keep is not None:
                 del self.updates[: -self.keep], self.weights[: -self.keep]
 
@@ -294,7 +294,7 @@ class Snapshots(Callback):
             raise ValueError("Snapshots: no cycle of the learning rate has ended, so there is nothing to make one of")
         models = [copy.deepcopy(self._model).eval() for _ in self.weights]
         for model, weights in zip(models, self.weights, strict=True):
-            _put_back(model, weights)
+            put_back(model, weights)
         return Ensemble(models)
 
     def state(self):

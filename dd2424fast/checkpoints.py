@@ -17,30 +17,36 @@ def _signature(trainer):
 
 def save_checkpoint(trainer, path):
     """Write what training needs to go on; never what it cannot go on with."""
-    model, optimizer = trainer.model, trainer.optimizer
-    if not kernels.all_finite(model.parameters):
+    if not kernels.all_finite(trainer.model.parameters):
         raise TrainingDiverged(
             f"update {trainer.update - 1}: it left a parameter that is not finite; {path} was not written. "
             "Lower the learning rate",
             trainer.update - 1,
         )
+    write(path, "checkpoint", *state_of(trainer))
+
+
+def state_of(trainer):
+    """(tensors, header) of all that training needs to go on bit for bit. The tensors are the trainer's own, no copies;
+    the header is what JSON can hold."""
+    model, optimizer = trainer.model, trainer.optimizer
     tensors = {"parameters": model.parameters, "buffers": model.buffers}
     tensors.update({f"optimizer.{name}": vector for name, vector in optimizer.state.items()})
     carried = model._training_work().carried
     tensors.update({f"carried.{i}": state for i, state in enumerate(carried or ())})
     callbacks = {}
-    for key, state in trainer.callback_states().items():
+    # Of a fit that ended and can go on, the callbacks may have seen more than they are to go on from.
+    for key, state in (trainer._callback_states or trainer.callback_states()).items():
         arrays = {name: value for name, value in state.items() if isinstance(value, np.ndarray)}
         tensors.update({f"callback.{key}.{name}": value for name, value in arrays.items()})
         callbacks[key] = {name: value for name, value in state.items() if name not in arrays}
-    header = {
+    return tensors, {
         "signature": _signature(trainer),
         "optimizer_updates": optimizer.updates,
         "trainer": {name: getattr(trainer, name) for name in _COUNTERS},
         "history": trainer.history.columns,
         "callbacks": callbacks,
     }
-    write(path, "checkpoint", tensors, header)
 
 
 _COUNTERS = ("seed", "update", "epoch", "_progress", "_first_epoch")
@@ -65,6 +71,11 @@ def load_checkpoint(trainer, path):
         raise ValueError(
             f"{path}: a checkpoint of another model: {'; '.join(wrong) or 'its layers are in another order'}"
         )
+    take_up(trainer, tensors, header)
+
+
+def take_up(trainer, tensors, header):
+    """Let a trainer go on from what `state_of` told of one with the same model and kind of optimizer."""
     state = {name.removeprefix("optimizer."): a for name, a in tensors.items() if name.startswith("optimizer.")}
     trainer.optimizer.load_state(trainer.model, state, header["optimizer_updates"])
     trainer.model.parameters[...] = tensors["parameters"]

@@ -23,7 +23,7 @@ from sklearn.utils.validation import _num_samples
 
 from .config import get_num_threads
 from .configuration import integer_in, positive_integer, real_in
-from .estimators.mlp_training import END
+from .estimators.shared import END
 from .kernels._team import limit_threads
 from .metrics import half_interval
 
@@ -242,8 +242,8 @@ def fit_many(
 
     Every thread trains one model at a time, on its own, by kernels that hold no lock: no process is started, the data
     are not copied but for the rows of a fold. A member is, to the bit, what `fit` alone makes of its setting and seed.
-    Ctrl-C, or an error, ends the trainings of MLPClassifier and MLPRegressor within moments, those of other estimators
-    after the fits that are under way.
+    Ctrl-C, or an error, ends the trainings of this library's estimators within moments, those of others after the fits
+    that are under way.
 
     Parameters
     ----------

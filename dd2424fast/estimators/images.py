@@ -1,5 +1,8 @@
 """A convolutional network as a scikit-learn estimator."""
 
+import math
+import time
+
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.model_selection import train_test_split
@@ -8,26 +11,19 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, column_or_1d
 
 from .. import kernels
-from ..batches import Batch
-from ..callbacks import EarlyStopping
-from ..configuration import array_of, positive_integer, real_in
-from ..files import read, write
-from ..history import History, plain
-from ..losses import CrossEntropy
-from ..models import ConvNet
-from ..nn import BatchNorm, Sequential
-from ..nn.module import SHUFFLE, generator
+from ..configuration import array_of, real_in
 from ..nn.sequential import image_shape
-from ..optim import SGD, Adam
-from ..training import Trainer
-from .shared import class_numbers, from_plain, row_weights, to_plain, validation_given, weights_of_classes
+from .images_files import ImageFiles
+from .images_training import NETWORK, Images, ImageTraining, network, standardize
+from .shared import class_numbers, classes_in_parts, row_weights, validation_given, weights_of_classes
 
 
-class ConvNetClassifier(ClassifierMixin, BaseEstimator):
+class ConvNetClassifier(ClassifierMixin, ImageFiles, ImageTraining, BaseEstimator):
     """A convolutional network as a scikit-learn classifier of images.
 
     The parameters of the network are ConvNet's, those of the training are named as in scikit-learn's MLPClassifier.
-    Each channel is standardised inside, by its mean and deviation over the training images.
+    Each channel is standardised inside, by its mean and deviation over the training images; where training goes on,
+    over those of its first call.
 
     Parameters
     ----------
@@ -65,6 +61,12 @@ class ConvNetClassifier(ClassifierMixin, BaseEstimator):
         `augment(x, key)` returns the batch to train on; see Trainer.fit. It sees the images as they were given.
     verbose : bool
         A bar on a terminal, a line an epoch elsewhere.
+    warm_start : bool
+        Let `fit` go on where the last one ended, with its optimizer's state, counters, order of images and what early
+        stopping has seen: max_iter=5 twice is max_iter=10 bit for bit.
+    time_budget : float, optional
+        Seconds after which `fit` ends, before an update that would not fit with the scores that follow; one update is
+        made in any case. With `warm_start` the next `fit` takes up the epoch where it stood.
 
     Attributes
     ----------
@@ -75,8 +77,10 @@ class ConvNetClassifier(ClassifierMixin, BaseEstimator):
     model_ : nn.Sequential
         The standardisation, a batch normalisation that is never trained, and the ConvNet: logits of raw images.
     history_ : History
+        Of all epochs since training began. One that a time budget has cut is there with its part, until it is
+        completed; so it is in the lists below.
     n_iter_ : int
-        Epochs made.
+        Epochs that the last `fit` completed.
     loss_, loss_curve_ : float, list of float
         The mean loss of the last epoch, and of each.
     validation_scores_, best_validation_score_ : list of float, float
@@ -112,6 +116,8 @@ class ConvNetClassifier(ClassifierMixin, BaseEstimator):
         class_weight=None,
         augment=None,
         verbose=False,
+        warm_start=False,
+        time_budget=None,
     ):
         self.channels = channels
         self.hidden = hidden
@@ -139,11 +145,13 @@ class ConvNetClassifier(ClassifierMixin, BaseEstimator):
         self.class_weight = class_weight
         self.augment = augment
         self.verbose = verbose
+        self.warm_start = warm_start
+        self.time_budget = time_budget
 
     # ---- training --------------------------------------------------------------------------------------------------
 
     def fit(self, X, y, sample_weight=None, X_val=None, y_val=None):
-        """Train a network from the beginning.
+        """Train a network from the beginning, or with `warm_start` from where the last fit ended.
 
         Parameters
         ----------
@@ -159,89 +167,114 @@ class ConvNetClassifier(ClassifierMixin, BaseEstimator):
         Returns
         -------
         self
+
+        Raises
+        ------
+        ValueError, TypeError
+            An argument or parameter is wrong; the message names it. What was fitted before stays.
+        TrainingDiverged
+            The loss or a gradient is not finite. The weights are those before that update. With early stopping the
+            best epoch's are kept instead, with a ConvergenceWarning.
         """
-        X = self._images("X", X)
+        return self._fit(X, y, sample_weight, X_val, y_val)
+
+    def partial_fit(self, X, y, classes=None, sample_weight=None):
+        """Train for one epoch on some images.
+
+        Parameters
+        ----------
+        X, y, sample_weight : see fit
+            The images of the first call are those that the channels are standardised by.
+        classes : array
+            All there will be; needed at the first call.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        As `fit` does; a ValueError with `early_stopping`.
+        """
+        return self._fit(X, y, sample_weight, classes=classes, incremental=True)
+
+    def _fit(self, X, y, sample_weight=None, X_val=None, y_val=None, classes=None, incremental=False):
+        began = time.perf_counter()
+        if incremental and self.early_stopping:
+            raise ValueError("early_stopping: partial_fit does not support early_stopping=True")
+        fresh = self._training is None or not (self.warm_start or incremental)
+        X = self._images("X", X, None if fresh else self.image_)
         y = self._labels("y", y, len(X))
         check_classification_targets(y)
-        classes, labels = np.unique(y, return_inverse=True)
-        if len(classes) < 2:
-            raise ValueError(f"y: expected at least two classes, got {len(classes)}")
+        classes = self._classes(y, classes, fresh, incremental)
+        images = Images(X, class_numbers("y", y, classes))
         if sample_weight is not None:
-            X, labels, sample_weight = _weighted(X, labels, sample_weight)
+            weight = row_weights(sample_weight, len(X), "image")
+            images = Images(X, images.labels, weight).part(weight > 0)
         validation = self._validation(X_val, y_val, classes, X.shape[1:])
-        seed = self._seed()
+        seed = self._seed() if fresh else self._training[1]["trainer"]["seed"]
         if validation is None and self.early_stopping:
-            share = real_in("validation_fraction", self.validation_fraction, 0, 1, False, False)
-            train, held = train_test_split(np.arange(len(X)), test_size=share, stratify=labels, random_state=seed)
-            validation = X[held], labels[held]
-            X, labels = X[train], labels[train]
-            sample_weight = None if sample_weight is None else sample_weight[train]
-        class_weight = weights_of_classes(self.class_weight, classes, labels)
-        model = self._network(X.shape[1:], len(classes), seed)
-        _standardize(model[0], X)
-        history = self._train(model, X, labels, sample_weight, validation, class_weight, seed)
-        self._tell(model, classes, history)
+            images, validation = self._set_aside(images, seed)
+        class_weight = self._class_weight(images.labels, classes, incremental)
+        model, size = self._network(images.X, len(classes), seed, fresh), self._batch_images(len(images))
+        trainer = self._trainer(model, size, class_weight, seed)
+        self._train(trainer, classes, images, validation, size, fresh, incremental, began)
         return self
+
+    def _classes(self, y, given, fresh, incremental):
+        """The sorted classes: those of y, or with partial_fit those that it is told."""
+        known, name = None if fresh else self.classes_, "classes" if incremental else "y"
+        classes = classes_in_parts(given, known) if incremental else np.unique(y)
+        if not incremental and known is not None and not np.array_equal(classes, known):
+            raise ValueError(
+                f"y: expected the classes of the network that goes on, {known.tolist()}, got {classes.tolist()}"
+            )
+        if len(classes) < 2:
+            raise ValueError(f"{name}: expected at least two classes, got {len(classes)}")
+        return classes if known is None else known
 
     def _seed(self):
         if self.random_state is None:
             return int(np.random.SeedSequence().generate_state(1)[0])
         return int(check_random_state(self.random_state).randint(2**31))
 
-    def _network(self, image, classes, seed):
-        standardize = BatchNorm(image[2], eps=0.0)
-        standardize.freeze()
-        net = ConvNet(
-            self.channels,
-            self.hidden,
-            classes,
-            self.batch_norm,
-            self.convs_per_block,
-            image,
-            self.dropout,
-            seed=seed,
-        )
-        return Sequential(standardize, net, image=image, names=("standardize", "net"))
+    def _set_aside(self, images, seed):
+        """The images to train on, and (x, labels) to stop early by: a pure function of the seed and the labels."""
+        share = real_in("validation_fraction", self.validation_fraction, 0, 1, False, False)
+        rows = np.arange(len(images))
+        train, held = train_test_split(rows, test_size=share, stratify=images.labels, random_state=seed)
+        return images.part(train), (images.X[held], images.labels[held])
 
-    def _train(self, model, X, labels, sample_weight, validation, class_weight, seed):
-        """Train the model; returns the history."""
-        n = len(X)
-        size = min(200, n) if isinstance(self.batch_size, str) and self.batch_size == "auto" else self.batch_size
-        size = min(positive_integer("batch_size", size), n)
-        decay = real_in("alpha", self.alpha, 0, np.inf, include_high=False) / size
-        lr = real_in("learning_rate_init", self.learning_rate_init, 0, np.inf, include_low=False, include_high=False)
-        optimizers = {
-            "adam": lambda: Adam(lr, (self.beta_1, self.beta_2), self.epsilon, decay),
-            "sgd": lambda: SGD(lr, self.momentum, bool(self.nesterovs_momentum and self.momentum), decay),
-        }
-        if self.solver not in optimizers:
-            raise ValueError(f"solver: expected 'adam' or 'sgd', got {self.solver!r}")
-        loss = CrossEntropy(self.label_smoothing, class_weight=class_weight)
-        trainer = Trainer(model, optimizers[self.solver](), loss, seed=seed)
-        stopping = EarlyStopping(
-            "val_accuracy" if self.early_stopping else "loss",
-            self.n_iter_no_change,
-            self.tol,
-            restore_best_weights=bool(self.early_stopping),
-        )
-        return trainer.fit(
-            (X, labels) if sample_weight is None else _Weighted(X, labels, sample_weight, size, self.shuffle, seed),
-            validation,
-            epochs=positive_integer("max_iter", self.max_iter),
-            batch_size=size,
-            callbacks=[stopping],
-            progress=bool(self.verbose),
-            shuffle=bool(self.shuffle),
-            augment=self.augment,
-        )
+    def _class_weight(self, labels, classes, incremental):
+        if incremental and isinstance(self.class_weight, str):
+            raise ValueError(
+                "class_weight: expected a dict or None for partial_fit, which sees a part of the images, got "
+                f"{self.class_weight!r}"
+            )
+        return weights_of_classes(self.class_weight, classes, labels)
 
-    def _tell(self, model, classes, history):
-        self.model_, self.classes_, self.history_ = model.eval(), classes, history
+    def _network(self, X, classes, seed, fresh):
+        """The network to train: a new one, or the one that is there."""
+        if fresh:
+            model = network(X.shape[1:], classes, seed, **{name: getattr(self, name) for name in NETWORK})
+            standardize(model[0], X)
+            return model
+        config = self.model_[1].config
+        for name in NETWORK:
+            ours = getattr(self, name)
+            ours = tuple(ours) if np.iterable(ours) else ours
+            if ours != config[name]:
+                raise ValueError(f"{name}: expected {config[name]}, that of the network that goes on, got {ours}")
+        return self.model_
+
+    def _tell(self, model, classes, history, epochs):
+        self.model_, self.classes_, self.history_, self.n_iter_ = model.eval(), classes, history, epochs
         self.image_, self.n_features_in_ = model.image, int(np.prod(model.image))
-        self.loss_curve_ = list(history["loss"])
-        self.loss_, self.n_iter_ = self.loss_curve_[-1], len(self.loss_curve_)
-        self.validation_scores_ = list(history["val_accuracy"]) if "val_accuracy" in history else None
-        self.best_validation_score_ = None if self.validation_scores_ is None else max(self.validation_scores_)
+        self.loss_curve_ = list(history["loss"]) if len(history) else []
+        self.loss_ = self.loss_curve_[-1] if self.loss_curve_ else math.nan
+        scores = history["val_accuracy"] if "val_accuracy" in history else ()
+        self.validation_scores_ = [score for score in scores if score is not None] or None
+        self.best_validation_score_ = max(self.validation_scores_) if self.validation_scores_ else None
 
     def _validation(self, X, y, classes, image):
         if not validation_given(X, y):
@@ -307,70 +340,13 @@ class ConvNetClassifier(ClassifierMixin, BaseEstimator):
         """The probability of every class, in the order of `classes_`: ndarray of shape (n, classes)."""
         return kernels.softmax(self.decision_function(X))
 
+    def predict_log_proba(self, X):
+        """The logarithms of `predict_proba`, finite where those are 0."""
+        from scipy.special import log_softmax
+
+        return log_softmax(self.decision_function(X), axis=1)
+
     def predict(self, X):
         """The most probable class of each image: ndarray of shape (n,)."""
         best = self.decision_function(X).argmax(axis=1)
         return self.classes_[best]
-
-    # ---- files -----------------------------------------------------------------------------------------------------
-
-    def save(self, path):
-        """Write the fitted classifier to a safetensors file, whole or not at all.
-
-        Raises
-        ------
-        TypeError
-            A parameter cannot be written: a function, a RandomState.
-        """
-        check_is_fitted(self, "model_")
-        header = {
-            "parameters": {name: to_plain(name, value) for name, value in self.get_params(deep=False).items()},
-            "classes": self.classes_.tolist(),
-            "classes_dtype": self.classes_.dtype.str,
-            "image": self.image_,
-            "history": plain(self.history_.columns),
-        }
-        write(path, type(self).__name__, self.model_.state_dict(), header)
-
-    @classmethod
-    def load(cls, path):
-        """Read a classifier that `save` wrote."""
-        tensors, header = read(path, cls.__name__)
-        self = cls(**{name: from_plain(value) for name, value in header["parameters"].items()})
-        classes = np.array(header["classes"], dtype=header["classes_dtype"])
-        model = self._network(tuple(header["image"]), len(classes), 0)
-        model.load_state_dict(tensors)
-        self._tell(model, classes, History(header["history"]))
-        return self
-
-
-class _Weighted:
-    """Batches of weighted images, in a new order every epoch."""
-
-    def __init__(self, x, y, weight, size, shuffle, seed):
-        self.arrays, self.size, self.shuffle, self.seed = (x, y, weight), size, shuffle, seed
-        self.epoch = 0
-
-    def __len__(self):
-        return -(-len(self.arrays[0]) // self.size)
-
-    def __iter__(self):
-        n = len(self.arrays[0])
-        order = generator(self.seed, SHUFFLE, self.epoch).permutation(n) if self.shuffle else np.arange(n)
-        self.epoch += 1
-        for start in range(0, n, self.size):
-            x, y, weight = (a[order[start : start + self.size]] for a in self.arrays)
-            yield Batch(x, y, None, weight)
-
-
-def _weighted(X, labels, weight):
-    weight = row_weights(weight, len(X), "image")
-    counted = weight > 0
-    return X[counted], labels[counted], weight[counted]
-
-
-def _standardize(norm, X):
-    """Let a batch normalisation in use take each channel to mean 0 and deviation 1; a constant one becomes 0."""
-    variance = X.var(axis=(0, 1, 2), dtype=np.float64)
-    norm._own_buffers["running_mean"][...] = X.mean(axis=(0, 1, 2), dtype=np.float64)
-    norm._own_buffers["running_var"][...] = np.where(variance > 0, variance, 1.0)

@@ -9,7 +9,7 @@ from sklearn.utils.multiclass import check_classification_targets, type_of_targe
 
 from .mlp_base import DEFAULT_FRACTION, MLP
 from .mlp_callbacks import with_callbacks
-from .shared import class_numbers, weights_of_classes
+from .shared import class_numbers, classes_in_parts, weights_of_classes
 
 
 class MLPClassifier(ClassifierMixin, MLP):
@@ -209,17 +209,12 @@ class MLPClassifier(ClassifierMixin, MLP):
         -------
         self
         """
-        if not hasattr(self, "classes_"):
-            if classes is None:
-                raise ValueError("classes: expected all that there will be, at the first call of partial_fit, got None")
+        known = getattr(self, "classes_", None)
+        classes = classes_in_parts(classes, known)
+        if known is None:
             several = type_of_target(y).startswith("multilabel")
-            classes = unique_labels(classes)
             binarizer = LabelBinarizer().fit(y if several else classes)
             self._label_binarizer, self.classes_ = binarizer, classes
-        elif classes is not None and not np.array_equal(self.classes_, unique_labels(classes)):
-            raise ValueError(
-                f"classes: expected those of the first call, {self.classes_.tolist()}, got {list(np.ravel(classes))}"
-            )
         return self._fit(X, y, sample_weight, incremental=True)
 
     # ---- labels ----------------------------------------------------------------------------------------------------

@@ -4,11 +4,9 @@ between: scores of a validation set, stopping, callbacks, the clock.
 Each is a mixin that works on the attributes of the estimator: all that an interrupted training needs to go on.
 """
 
-import contextvars
 import math
 import time
 import warnings
-import zlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,13 +16,11 @@ from .. import kernels
 from ..kernels.mlp import NORM_MOMENTUM
 from ..training import TrainingDiverged
 from .mlp_network import work_of
+from .shared import END, signature_of
 
 STRETCH = 0.2  # seconds of updates between two looks at the clock
 FIRST_WORK = 2e8  # floating-point operations before the first look: milliseconds
 SMALLEST_RATE = 1e-6  # "adaptive" ends here
-
-# An object whose is_set() tells trainings in this context to end: Ctrl-C reaches the main thread alone.
-END = contextvars.ContextVar("end", default=None)
 
 
 class SolverDiverged(TrainingDiverged, ValueError):
@@ -173,7 +169,10 @@ class Descent(Watch):
             self._epoch = Epoch(np.arange(len(data)))
         self.n_iter_ = 0
         try:
-            has_ended = self._signature(data, watched) if self.warm_start and not incremental else None
+            has_ended = None
+            if self.warm_start and not incremental:
+                held = (watched.X, watched.y) if watched else ()
+                has_ended = signature_of(self, (data.X, data.y, data.weight, *held))
             stopped = has_ended is not None and self._stopped == has_ended
             while not stopped and self.n_iter_ < epochs:
                 listener.begin_epoch()
@@ -196,17 +195,6 @@ class Descent(Watch):
             self._end_diverged(error)
         if not incremental:
             self._end_with_the_best()
-
-    def _signature(self, data, watched):
-        """Tells whether a training that came to its end would go on with the same data and parameters: then it has
-        nothing to do."""
-        arrays = [data.X, data.y, data.weight, *((watched.X, watched.y) if watched else ())]
-        checksum = 0
-        for a in arrays:
-            for part in (a,) if not hasattr(a, "indptr") else (a.indptr, a.indices, a.data):
-                checksum = checksum if part is None else zlib.crc32(np.ascontiguousarray(part), checksum)
-        aside = ("max_iter", "verbose", "time_budget", "random_state")
-        return checksum, repr([(k, v) for k, v in self.get_params(deep=False).items() if k not in aside])
 
     def _make_epoch(self, data, size, clock):
         """Make the updates that are left of an epoch; returns whether time was enough."""

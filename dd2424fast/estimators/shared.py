@@ -1,8 +1,15 @@
-"""What the estimators have in common: weights of rows and classes, labels, and parameters in files."""
+"""What the estimators have in common: weights of rows and classes, labels, when to end, and parameters in files."""
+
+import contextvars
+import zlib
 
 import numpy as np
+from sklearn.utils.multiclass import unique_labels
 
 from ..configuration import array_of
+
+# An object whose is_set() tells trainings in this context to end: Ctrl-C reaches the main thread alone.
+END = contextvars.ContextVar("end", default=None)
 
 
 def row_weights(weight, n, row="row"):
@@ -61,6 +68,28 @@ def class_numbers(name, y, classes):
     if len(strange):
         raise ValueError(f"{name}: expected classes of y, {classes.tolist()}, got {strange[:1].tolist()[0]!r}")
     return np.searchsorted(classes, y)
+
+
+def classes_in_parts(classes, known):
+    """The sorted classes of partial_fit: those that the first call gives, later the `known` ones."""
+    if known is None:
+        if classes is None:
+            raise ValueError("classes: expected all that there will be, at the first call of partial_fit, got None")
+        return unique_labels(classes)
+    if classes is not None and not np.array_equal(known, unique_labels(classes)):
+        raise ValueError(f"classes: expected those of the first call, {known.tolist()}, got {list(np.ravel(classes))}")
+    return known
+
+
+def signature_of(estimator, arrays):
+    """Tells whether a training that came to its end would go on with the same data and parameters: then it has nothing
+    to do. `arrays` may be sparse, or None."""
+    checksum = 0
+    for a in arrays:
+        for part in (a,) if not hasattr(a, "indptr") else (a.indptr, a.indices, a.data):
+            checksum = checksum if part is None else zlib.crc32(np.ascontiguousarray(part), checksum)
+    aside = ("max_iter", "verbose", "time_budget", "random_state")
+    return checksum, repr([(k, v) for k, v in estimator.get_params(deep=False).items() if k not in aside])
 
 
 def validation_given(X, y):
