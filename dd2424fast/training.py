@@ -15,7 +15,7 @@ from . import kernels, metrics
 from .batches import Batch, Batches
 from .callbacks import Callback, Checkpoint
 from .configuration import Configured, integer_in, positive_integer, real_in
-from .ensembles import logarithm, with_mirrored
+from .ensembles import with_mirrored
 from .history import History
 from .losses import CrossEntropy, Loss
 from .models import LanguageModel
@@ -162,7 +162,7 @@ class Trainer(Configured):
             return self.loss.run(outputs, y, weight, gradient)
         except ValueError:
             if self.model.takes_lengths and self.loss.classifies:
-                batch.check_labels(outputs.shape[1], self.loss.ignore_index)
+                batch.check_labels(outputs.shape[1], getattr(self.loss, "ignore_index", None))
             raise
 
     def _apply(self, batch, loss, buffers, carried):
@@ -226,9 +226,9 @@ class Trainer(Configured):
         Returns
         -------
         dict
-            "loss", and "accuracy" (a fraction) for classification. Of a language model also "perplexity", and on a
-            TextCorpus "bits_per_character", where the loss is plain cross-entropy and the tokens tell how many
-            characters they stand for.
+            "loss", and for classification "accuracy" (a fraction), where the targets name classes. Of a language model
+            also "perplexity", and on a TextCorpus "bits_per_character", where the loss is plain cross-entropy and the
+            tokens tell how many characters they stand for.
         """
         batch_size = positive_integer("batch_size", batch_size)
         if flip and not self.loss.classifies:
@@ -257,7 +257,7 @@ class Trainer(Configured):
         if not weight:
             raise ValueError("data: expected at least one row, and one label in y that counts, got none")
         found = {"loss": total / weight}
-        if self.loss.classifies:
+        if rows:
             found["accuracy"] = correct / rows
         if language:
             found["perplexity"] = metrics.perplexity(found["loss"])
@@ -275,8 +275,9 @@ class Trainer(Configured):
             return None
         outputs, y, weights = batch.through(self.model, work)
         if flip:
-            p = with_mirrored(kernels.softmax(outputs), self.model, self.model._input(batch.x), batch_size)
-            outputs = logarithm(p)
+            p = self.loss.probabilities(outputs)
+            p = with_mirrored(p, self.model, self.model._input(batch.x), batch_size, self.loss)
+            outputs = self.loss.logits(p)
         loss, _ = self._loss_of(batch, outputs, y, weights, np.empty_like(outputs))
         right, counted = self.loss.correct(outputs, y) if self.loss.classifies else (0, 0)
         return loss, self.loss.weight_of(y, weights), right, counted, y
@@ -417,7 +418,7 @@ class Trainer(Configured):
                 continue
             loss, y = self.step(batch.x, batch.y, batch.lengths, batch.sample_weight), self._targets
             share = self.loss.weight_of(y, self._weights)
-            right, counted = self.loss.correct(self._outputs, y) if self.loss.classifies else (0, len(y))
+            right, counted = self.loss.correct(self._outputs, y) if self.loss.classifies else (0, 0)
             done, total, weight = done + 1, total + loss * share, weight + share
             correct, rows = correct + right, rows + counted
             self._progress = done, total, correct, weight, rows
@@ -426,7 +427,7 @@ class Trainer(Configured):
                 callback.update_ends(self, loss)
             if self.stop_reason is not None:
                 return
-        if not rows:
+        if self._progress is None:
             raise ValueError("train: expected at least one row, and one label in y that counts, got none")
         with contextlib.nullcontext() if budget is None else budget.closing():
             row = self._end_epoch(started, None, validation, callbacks, report)
@@ -439,7 +440,7 @@ class Trainer(Configured):
         the part of one."""
         _, total, correct, weight, rows = self._progress
         row = {"epoch": self.epoch + 1 if made is None else made, "loss": total / weight if weight else math.nan}
-        if self.loss.classifies:
+        if self.loss.classifies and rows:
             row["accuracy"] = correct / rows
         with contextlib.ExitStack() as evaluation:
             for callback in callbacks:
