@@ -23,6 +23,7 @@ from .nn import BatchNorm
 from .nn.module import AUGMENTATION, Module
 from .optim import Optimizer
 from .reporter import Reporter
+from .threads import END
 
 TIME_BUDGET = "time budget"  # the stop reason
 
@@ -405,6 +406,7 @@ class Trainer(Configured):
         started = time.perf_counter()
         done, total, correct, weight, rows = self._progress or (0, 0.0, 0, 0.0, 0)
         report.epoch_begins(done)
+        end = END.get()
         for batch in batches.of_epoch(self.epoch, done):
             if budget is not None and not budget.allows_update():
                 self._cut_epoch(started, len(batches), validation, callbacks, report)
@@ -425,6 +427,8 @@ class Trainer(Configured):
             report.update(loss)
             for callback in callbacks:
                 callback.update_ends(self, loss)
+            if end is not None and end.is_set():
+                self.stop_reason = "interrupted"
             if self.stop_reason is not None:
                 return
         if self._progress is None:

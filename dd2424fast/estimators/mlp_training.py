@@ -4,7 +4,6 @@ between: scores of a validation set, stopping, callbacks, the clock.
 Each is a mixin that works on the attributes of the estimator: all that an interrupted training needs to go on.
 """
 
-import contextvars
 import math
 import time
 import warnings
@@ -16,15 +15,13 @@ from sklearn.exceptions import ConvergenceWarning
 
 from .. import kernels
 from ..kernels.mlp import NORM_MOMENTUM
+from ..threads import END
 from ..training import TrainingDiverged
 from .mlp_network import work_of
 
 STRETCH = 0.2  # seconds of updates between two looks at the clock
 FIRST_WORK = 2e8  # floating-point operations before the first look: milliseconds
 SMALLEST_RATE = 1e-6  # "adaptive" ends here
-
-# An object whose is_set() tells trainings in this context to end: Ctrl-C reaches the main thread alone.
-END = contextvars.ContextVar("end", default=None)
 
 
 class SolverDiverged(TrainingDiverged, ValueError):
