@@ -88,9 +88,8 @@ class Result:
 
     def summary(self):
         """Accuracies and seconds, for a file."""
-        return {f"{part}_accuracy": self.accuracy(part) for part in ("train", "val", "test")} | {
-            "seconds": self.seconds
-        }
+        accuracies = {f"{part}_accuracy": self.accuracy(part) for part in ("train", "val", "test")}
+        return {**accuracies, "seconds": self.seconds}
 
 
 class Limit(dd.callbacks.Callback):
@@ -145,17 +144,15 @@ def measured(trainer, parts, lam):
     return found
 
 
-def fit(trainer, plan, data, curve=None, **options):
+def fit(trainer, plan, data, curve=None, callbacks=(), **options):
     """Train as planned; `options` are those of Trainer.fit."""
-    callbacks = [*options.pop("callbacks", ()), *([curve] if curve else [])]
+    callbacks = [*callbacks, curve] if curve else callbacks
     started = time.perf_counter()
     trainer.fit(data.train, augment=plan.augment, callbacks=callbacks, progress=False, **options)
-    seconds = time.perf_counter() - started
+    seconds = time.perf_counter() - started - (curve.seconds if curve else 0.0)
     parts = {"train": data.train, "val": data.validation, "test": data.test}
-    measures = measured(trainer, parts, plan.lam)
-    if curve is None:
-        return Result(plan, trainer.model, [], measures, seconds)
-    return Result(plan, trainer.model, curve.rows, measures, seconds - curve.seconds)
+    rows = curve.rows if curve else []
+    return Result(plan, trainer.model, rows, measured(trainer, parts, plan.lam), seconds)
 
 
 def trained(train, plans, data, seed):
