@@ -38,6 +38,7 @@ _NAMES = {
     "layer_statistics": "layer_numbers",
     "predict_proba": "ensembles",
     "profile": "profiling",
+    "side_by_side": "threads",
 }
 
 __all__ = sorted([*_MODULES, *_NAMES, "__version__"])

@@ -3,15 +3,14 @@ probabilities."""
 
 import numpy as np
 
-from . import kernels
 from .batches import Batches
 from .configuration import positive_integer
-from .losses import CrossEntropy
+from .losses import CrossEntropy, Loss
 from .nn.module import Module
 
 
-def predict_proba(model, x, batch_size=1024, flip=False):
-    """Return the probabilities that a classifier gives the classes: the softmax of its outputs.
+def predict_proba(model, x, batch_size=1024, flip=False, loss=None):
+    """Return the probabilities that a classifier gives the classes: the softmax of its outputs, or sigmoids.
 
     Parameters
     ----------
@@ -21,6 +20,9 @@ def predict_proba(model, x, batch_size=1024, flip=False):
     flip : bool
         Take the mean of an image's probabilities and its mirror image's; x is then of shape (batch, height, width,
         channels).
+    loss : losses.Loss, optional
+        That the model was trained on, and that says what its outputs mean: BinaryCrossEntropy has a sigmoid for each
+        class. Default: CrossEntropy.
 
     Returns
     -------
@@ -28,22 +30,28 @@ def predict_proba(model, x, batch_size=1024, flip=False):
     """
     if not isinstance(model, Module):
         raise TypeError(f"model: expected an nn.Module, got {type(model).__name__}")
-    x = model._input(x)
-    p = kernels.softmax(_rows(model.predict(x, batch_size)))
-    return with_mirrored(p, model, x, batch_size) if flip else p
+    x, loss = model._input(x), _classifying(loss)
+    p = loss.probabilities(_rows(model.predict(x, batch_size)))
+    return with_mirrored(p, model, x, batch_size, loss) if flip else p
 
 
-def with_mirrored(p, model, x, batch_size):
+def with_mirrored(p, model, x, batch_size, loss):
     """The mean of images' probabilities p and their mirror images'."""
     if np.ndim(x) != 4:
         raise ValueError(f"flip: expected images (batch, height, width, channels) to mirror, got x of {np.shape(x)}")
-    mirrored = kernels.softmax(_rows(model.predict(np.ascontiguousarray(x[:, :, ::-1]), batch_size)))
+    mirrored = loss.probabilities(_rows(model.predict(np.ascontiguousarray(x[:, :, ::-1]), batch_size)))
     return (p + mirrored) / 2
 
 
-def logarithm(p):
-    """Probabilities as the logits that give them; one too small for its dtype counts as the smallest that is not."""
-    return np.log(np.maximum(p, np.finfo(p.dtype).tiny))
+def _classifying(loss):
+    """A loss whose outputs are a classifier's, by default CrossEntropy."""
+    if loss is None:
+        return CrossEntropy()
+    if not isinstance(loss, Loss):
+        raise TypeError(f"loss: expected a losses.Loss, got {type(loss).__name__}")
+    if not loss.classifies:
+        raise ValueError(f"loss: expected one that classifies, got {loss!r}")
+    return loss
 
 
 def _rows(outputs):
@@ -87,33 +95,33 @@ class Ensemble:
     def __repr__(self):
         return f"Ensemble({list(self.models)!r})"
 
-    def predict(self, x, batch_size=1024, flip=False):
+    def predict(self, x, batch_size=1024, flip=False, loss=None):
         """Return the probabilities of the classes, the models' mean, of shape (batch, classes). The arguments are
         those of `dd.predict_proba`."""
         batch_size = positive_integer("batch_size", batch_size)
-        total = predict_proba(self.models[0], x, batch_size, flip)
+        total = predict_proba(self.models[0], x, batch_size, flip, loss)
         for i, model in enumerate(self.models[1:], 1):
-            p = predict_proba(model, x, batch_size, flip)
+            p = predict_proba(model, x, batch_size, flip, loss)
             if p.shape != total.shape:
                 raise ValueError(f"models[{i}]: expected {total.shape[1]} classes, as models[0] has, got {p.shape[1]}")
             total = total + p
         return total / total.dtype.type(len(self.models))
 
-    def evaluate(self, data, batch_size=1000, flip=False):
-        """Return {"loss": cross-entropy of the mean probabilities in nats, "accuracy"} over data.
+    def evaluate(self, data, batch_size=1000, flip=False, loss=None):
+        """Return {"loss": of the mean probabilities in nats, "accuracy": where the targets name classes} over data.
 
         Parameters
         ----------
         data : (x, y), or an iterable of such batches or of Batch
         batch_size : int
             Of arrays.
-        flip : bool
+        flip, loss
             See `dd.predict_proba`.
         """
-        batch_size, loss = positive_integer("batch_size", batch_size), CrossEntropy()
+        batch_size, loss = positive_integer("batch_size", batch_size), _classifying(loss)
         total = weight = right = rows = 0.0
         for batch in Batches(data, batch_size, None).of_epoch(0, 0):
-            outputs = logarithm(self.predict(batch.x, batch_size, flip))
+            outputs = loss.logits(self.predict(batch.x, batch_size, flip, loss))
             share = loss.weight_of(batch.y, batch.sample_weight)
             if not share:
                 continue
@@ -122,7 +130,8 @@ class Ensemble:
             right, rows = right + correct, rows + counted
         if not weight:
             raise ValueError("data: expected at least one row, and one label in y that counts, got none")
-        return {"loss": total / weight, "accuracy": right / rows}
+        found = {"loss": total / weight}
+        return {**found, "accuracy": right / rows} if rows else found
 
     def save(self, path):
         """Write all models to one safetensors file, whole or not at all."""

@@ -1,7 +1,5 @@
 """Many small models trained side by side, one a thread, and what their scores can tell apart."""
 
-import contextlib
-import contextvars
 import csv
 import itertools
 import math
@@ -10,7 +8,6 @@ import threading
 import time
 import warnings
 from collections.abc import Iterable, Mapping
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -21,11 +18,9 @@ from sklearn.model_selection import ParameterGrid, check_cv, train_test_split
 from sklearn.utils import _safe_indexing, indexable
 from sklearn.utils.validation import _num_samples
 
-from .config import get_num_threads
 from .configuration import integer_in, positive_integer, real_in
-from .estimators.shared import END
-from .kernels._team import limit_threads
 from .metrics import half_interval
+from .threads import side_by_side
 
 CONFIDENCE = 0.95
 
@@ -298,7 +293,8 @@ def fit_many(
         run(member, one, data, scorer, error_score)
         keeper.done(member)
 
-    side_by_side(train, members, threads, progress)
+    with QUIET:
+        side_by_side(train, members, threads, progress)
     return result
 
 
@@ -472,7 +468,7 @@ class _Keeper:
                 member.estimator = None
 
 
-# ---- threads -------------------------------------------------------------------------------------------------------
+# ---- warnings ------------------------------------------------------------------------------------------------------
 
 
 class _Quiet:
@@ -497,50 +493,4 @@ class _Quiet:
                 self.before.__exit__(*error)
 
 
-_QUIET = _Quiet()
-
-
-def _threads_here():
-    """Those that a kernel called here may use."""
-    limit = limit_threads(0)
-    limit_threads(limit)
-    return min(limit, get_num_threads()) if limit else get_num_threads()
-
-
-def side_by_side(work, items, threads=None, progress=False):
-    """Call work(item) for all items, each thread with its share of the cores; the first error ends it."""
-    threads = _threads_here() if threads is None else positive_integer("threads", threads)
-    workers = max(1, min(threads, len(items)))
-    end, above = threading.Event(), END.get()
-    context = contextvars.copy_context()  # which backend is chosen
-    context.run(END.set, end if above is None else _Either(end, above))
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(_QUIET)
-        bar = stack.enter_context(_bar(len(items))) if progress else None
-        pool = ThreadPoolExecutor(workers, "dd2424fast", limit_threads, (max(1, threads // workers),))
-        stack.callback(pool.shutdown, wait=True, cancel_futures=True)
-        stack.callback(end.set)
-        futures = [pool.submit(context.copy().run, work, item) for item in items]
-        if bar is not None:
-            for future in futures:
-                future.add_done_callback(lambda _: bar.update(1))
-        done, _ = wait(futures, return_when=FIRST_EXCEPTION)
-        for future in futures:
-            if future in done:
-                future.result()
-
-
-class _Either:
-    """The end of a fleet, or of the one within which it trains."""
-
-    def __init__(self, *events):
-        self.events = events
-
-    def is_set(self):
-        return any(event.is_set() for event in self.events)
-
-
-def _bar(total):
-    from tqdm import tqdm
-
-    return tqdm(total=total, unit=" fits", dynamic_ncols=True)
+QUIET = _Quiet()

@@ -21,8 +21,17 @@ class Loss(Configured):
         raise NotImplementedError
 
     def correct(self, outputs, targets):
-        """Of a classifier: (rows that were classified rightly, rows that count)."""
+        """Of a classifier: (rows that were classified rightly, rows that count); (0, 0) where no class is named."""
         return int(np.count_nonzero(outputs.argmax(axis=1) == targets)), len(targets)
+
+    def probabilities(self, outputs):
+        """Of a classifier: what its outputs (N, K) say how probable each class is. Here the softmax."""
+        return kernels.softmax(outputs)
+
+    def logits(self, p):
+        """Of a classifier: outputs that give the probabilities p (N, K); one too small for its dtype counts as the
+        smallest that is not."""
+        return np.log(np.maximum(p, np.finfo(p.dtype).tiny))
 
     def weight_of(self, targets, sample_weight):
         """What a batch's mean loss weighs in the mean over several batches."""
@@ -104,14 +113,32 @@ def _class_weight(weight):
 
 
 class BinaryCrossEntropy(Loss):
-    """Sigmoid cross-entropy of logits (N, K) and targets (N, K) in [0, 1]:
-    the mean over the batch of 1/K times the sum over the classes."""
+    """Sigmoid cross-entropy of logits (N, K): the mean over the batch of 1/K times the sum over the classes.
+
+    Targets are integer labels (N,), one class a row against all others: the likeliest class is the answer, and there is
+    an accuracy. Or numbers (N, K) in [0, 1], any number of classes a row: then there is none.
+    """
+
+    classifies = True
 
     def run(self, outputs, targets, sample_weight, gradient):
         if targets.ndim == 2 and targets.dtype.kind in "iub":
             targets = targets.astype(outputs.dtype)  # one-hot rows; a vector of integers is labels
         targets, weight = _like("targets", targets, outputs), _like("sample_weight", sample_weight, outputs)
         return kernels.binary_cross_entropy(outputs, targets, weight, gradient)
+
+    def correct(self, outputs, targets):
+        return super().correct(outputs, targets) if targets.ndim == 1 else (0, 0)
+
+    def probabilities(self, outputs):
+        """A sigmoid for each class; they need not sum to 1."""
+        return kernels.activation_forward(outputs, "sigmoid")
+
+    def logits(self, p):
+        """Outputs that give the probabilities p (N, K); what its dtype cannot tell from 0 or 1 counts as the nearest
+        that it can."""
+        limits = np.finfo(p.dtype)
+        return np.log(np.maximum(p, limits.tiny)) - np.log(np.maximum(1 - p, limits.epsneg))
 
 
 class MeanSquaredError(Loss):

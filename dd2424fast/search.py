@@ -9,6 +9,7 @@ from sklearn.metrics import check_scoring
 
 from .configuration import integer_in, positive_integer, real_in
 from .fleet import (
+    QUIET,
     Data,
     FleetResult,
     check_error_score,
@@ -18,9 +19,9 @@ from .fleet import (
     run,
     seeds_of,
     settings_of,
-    side_by_side,
     with_seed,
 )
+from .threads import side_by_side
 
 
 @dataclass
@@ -112,7 +113,8 @@ def successive_halving(
     alive, rounds, notes, before = list(range(len(settings))), [], [], 0
     for epochs in rungs:
         members = members_of(len(alive), len(seeds), data.folds)
-        side_by_side(functools.partial(trained.go_on, alive, epochs - before), members, threads, progress)
+        with QUIET:
+            side_by_side(functools.partial(trained.go_on, alive, epochs - before), members, threads, progress)
         result = FleetResult([settings[i] for i in alive], seeds, data.scored_on, members)
         rounds.append(result)
         notes.append(f"{len(alive)} settings after {epochs} epochs")

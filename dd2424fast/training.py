@@ -15,7 +15,7 @@ from . import kernels, metrics
 from .batches import Batch, Batches
 from .callbacks import Callback, Checkpoint
 from .configuration import Configured, integer_in, positive_integer, real_in
-from .ensembles import logarithm, with_mirrored
+from .ensembles import with_mirrored
 from .history import History
 from .losses import CrossEntropy, Loss
 from .models import LanguageModel
@@ -23,6 +23,7 @@ from .nn import BatchNorm
 from .nn.module import AUGMENTATION, Module
 from .optim import Optimizer
 from .reporter import Reporter
+from .threads import END
 
 TIME_BUDGET = "time budget"  # the stop reason
 
@@ -162,7 +163,7 @@ class Trainer(Configured):
             return self.loss.run(outputs, y, weight, gradient)
         except ValueError:
             if self.model.takes_lengths and self.loss.classifies:
-                batch.check_labels(outputs.shape[1], self.loss.ignore_index)
+                batch.check_labels(outputs.shape[1], getattr(self.loss, "ignore_index", None))
             raise
 
     def _apply(self, batch, loss, buffers, carried):
@@ -226,9 +227,9 @@ class Trainer(Configured):
         Returns
         -------
         dict
-            "loss", and "accuracy" (a fraction) for classification. Of a language model also "perplexity", and on a
-            TextCorpus "bits_per_character", where the loss is plain cross-entropy and the tokens tell how many
-            characters they stand for.
+            "loss", and for classification "accuracy" (a fraction), where the targets name classes. Of a language model
+            also "perplexity", and on a TextCorpus "bits_per_character", where the loss is plain cross-entropy and the
+            tokens tell how many characters they stand for.
         """
         batch_size = positive_integer("batch_size", batch_size)
         if flip and not self.loss.classifies:
@@ -257,7 +258,7 @@ class Trainer(Configured):
         if not weight:
             raise ValueError("data: expected at least one row, and one label in y that counts, got none")
         found = {"loss": total / weight}
-        if self.loss.classifies:
+        if rows:
             found["accuracy"] = correct / rows
         if language:
             found["perplexity"] = metrics.perplexity(found["loss"])
@@ -275,8 +276,9 @@ class Trainer(Configured):
             return None
         outputs, y, weights = batch.through(self.model, work)
         if flip:
-            p = with_mirrored(kernels.softmax(outputs), self.model, self.model._input(batch.x), batch_size)
-            outputs = logarithm(p)
+            p = self.loss.probabilities(outputs)
+            p = with_mirrored(p, self.model, self.model._input(batch.x), batch_size, self.loss)
+            outputs = self.loss.logits(p)
         loss, _ = self._loss_of(batch, outputs, y, weights, np.empty_like(outputs))
         right, counted = self.loss.correct(outputs, y) if self.loss.classifies else (0, 0)
         return loss, self.loss.weight_of(y, weights), right, counted, y
@@ -367,6 +369,7 @@ class Trainer(Configured):
             try:
                 for callback in callbacks:
                     callback.fit_begins(self)
+                self._heed_end()
                 if budget is not None and self.stop_reason is None:
                     budget.begin(self, validation)
                 while self.epoch < self._last_epoch and self.stop_reason is None:
@@ -417,16 +420,17 @@ class Trainer(Configured):
                 continue
             loss, y = self.step(batch.x, batch.y, batch.lengths, batch.sample_weight), self._targets
             share = self.loss.weight_of(y, self._weights)
-            right, counted = self.loss.correct(self._outputs, y) if self.loss.classifies else (0, len(y))
+            right, counted = self.loss.correct(self._outputs, y) if self.loss.classifies else (0, 0)
             done, total, weight = done + 1, total + loss * share, weight + share
             correct, rows = correct + right, rows + counted
             self._progress = done, total, correct, weight, rows
             report.update(loss)
             for callback in callbacks:
                 callback.update_ends(self, loss)
+            self._heed_end()
             if self.stop_reason is not None:
                 return
-        if not rows:
+        if self._progress is None:
             raise ValueError("train: expected at least one row, and one label in y that counts, got none")
         with contextlib.nullcontext() if budget is None else budget.closing():
             row = self._end_epoch(started, None, validation, callbacks, report)
@@ -434,12 +438,18 @@ class Trainer(Configured):
                 if isinstance(callback, Checkpoint):
                     callback.epoch_ends(self, row)
 
+    def _heed_end(self):
+        """End where the trainings side by side with this one are to end."""
+        end = END.get()
+        if end is not None and end.is_set():
+            self.stop_reason = "interrupted"
+
     def _end_epoch(self, started, made, validation, callbacks, report):
         """Evaluate, and add a row to the history: of a whole epoch, or where `made` tells how many epochs were made, of
         the part of one."""
         _, total, correct, weight, rows = self._progress
         row = {"epoch": self.epoch + 1 if made is None else made, "loss": total / weight if weight else math.nan}
-        if self.loss.classifies:
+        if self.loss.classifies and rows:
             row["accuracy"] = correct / rows
         with contextlib.ExitStack() as evaluation:
             for callback in callbacks:

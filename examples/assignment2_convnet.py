@@ -15,6 +15,8 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import course
+
 import dd2424fast as dd
 
 BATCH_SIZE = 100
@@ -66,17 +68,6 @@ class Result:
     seconds: float
 
 
-class Limit(dd.callbacks.Callback):
-    """End training after so many updates, within an epoch."""
-
-    def __init__(self, updates):
-        self.last_update = updates
-
-    def update_ends(self, trainer, loss):
-        if trainer.update == self.last_update:
-            trainer.stop_reason = "all updates were made"
-
-
 def plans(kinds, quick):
     """Yield the rows of the table."""
     step, cycles, doublings = (5, 1, 2) if quick else (800, 3, 5)
@@ -126,7 +117,7 @@ def train(plan, data, seed):
     scale = data.standardizer
     augment = dd.data.Augment(mean=scale.mean, std=scale.std, **plan.changes)
     snapshots = dd.callbacks.Snapshots() if plan.schedule.has_cycles else None
-    callbacks = [Limit(plan.updates), *([snapshots] if snapshots else [])]
+    callbacks = [course.Limit(plan.updates), *([snapshots] if snapshots else [])]
     started = time.perf_counter()
     history = trainer.fit(
         data.train,

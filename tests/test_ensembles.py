@@ -118,6 +118,52 @@ def test_an_image_and_its_mirror_image(images):
         dd.Trainer(model, dd.optim.SGD(0.1), dd.losses.MeanSquaredError()).evaluate((x, x[:, 0, 0]), flip=True)
 
 
+def test_sigmoids_answer_together(images):
+    """Each class on its own: the probabilities need not sum to 1."""
+    x, y = images
+    models, loss = [network(seed) for seed in (1, 2)], dd.losses.BinaryCrossEntropy()
+
+    def of(model, x):
+        return 1 / (1 + np.exp(-model.predict(x)))
+
+    def entropies(p):
+        return -np.log(np.where(np.eye(3)[y], p, 1 - p)).mean()
+
+    np.testing.assert_allclose(dd.predict_proba(models[0], x, loss=loss), of(models[0], x), rtol=1e-12)
+    mirrored = (of(models[0], x) + of(models[0], x[:, :, ::-1])) / 2
+    np.testing.assert_allclose(dd.predict_proba(models[0], x, 4, flip=True, loss=loss), mirrored, rtol=1e-12)
+    found = dd.Trainer(models[0], dd.optim.SGD(0.1), loss).evaluate((x, y), batch_size=4, flip=True)
+    assert found == pytest.approx({"loss": entropies(mirrored), "accuracy": (mirrored.argmax(axis=1) == y).mean()})
+    both = np.mean([of(model, x) for model in models], axis=0)
+    ensemble = dd.Ensemble(models)
+    np.testing.assert_allclose(ensemble.predict(x, loss=loss), both, rtol=1e-12)
+    found = ensemble.evaluate((x, y), batch_size=4, loss=loss)
+    assert found == pytest.approx({"loss": entropies(both), "accuracy": (both.argmax(axis=1) == y).mean()})
+    assert ensemble.evaluate((x, np.eye(3)[y]), loss=loss) == {"loss": pytest.approx(entropies(both))}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_logits_give_the_probabilities_back(dtype):
+    z = np.array([[-30.0, -2.0, 0.0], [0.5, 3.0, 8.0]], dtype)
+    loss, limits = dd.losses.BinaryCrossEntropy(), np.finfo(dtype)
+    np.testing.assert_allclose(loss.logits(loss.probabilities(z)), z, rtol=1e3 * limits.eps, atol=limits.eps)
+    certain = loss.logits(np.array([[0.0, 1.0]], dtype))
+    assert certain.dtype == dtype
+    assert (certain[0, 0], certain[0, 1]) == pytest.approx((np.log(limits.tiny), -np.log(limits.epsneg)))
+
+
+def test_losses_that_tell_no_probabilities_are_refused(images):
+    x, y = images
+    for loss, error, message in [
+        (dd.losses.MeanSquaredError(), ValueError, "loss: expected one that classifies, got MeanSquaredError"),
+        ("sigmoid", TypeError, "loss: expected a losses.Loss, got str"),
+    ]:
+        with pytest.raises(error, match=message):
+            dd.predict_proba(network(), x, loss=loss)
+        with pytest.raises(error, match=message):
+            dd.Ensemble([network()]).evaluate((x, y), loss=loss)
+
+
 def test_schedules_know_where_their_cycles_end():
     def ends(schedule, updates=100):
         return [update + 1 for update in range(updates) if schedule.ends_cycle(update)]

@@ -23,7 +23,7 @@ import dd2424fast as dd
 from dd2424fast.callbacks import weights_of
 from dd2424fast.estimators import images as images_module
 from dd2424fast.estimators.images_training import Images, network
-from dd2424fast.estimators.shared import END
+from dd2424fast.threads import END
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

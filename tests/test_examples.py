@@ -3,6 +3,7 @@
 import csv
 import re
 import runpy
+import shutil
 import sys
 from pathlib import Path
 
@@ -17,6 +18,12 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 TEXT = "".join(
     f"{i}: the {'quick lazy old new odd'.split()[i * i % 5]} fox and dog no. {i * 7 % 11}\n" for i in range(300)
 )
+
+
+@pytest.fixture(autouse=True)
+def beside_each_other(monkeypatch):
+    """What a script shares with others is imported from the folder that it is in."""
+    monkeypatch.syspath_prepend(EXAMPLES)
 
 
 # ---- images ----------------------------------------------------------------------------------------------------------
@@ -80,7 +87,7 @@ def test_softmax_assignment(cifar, example, capsys, tmp_path):
 def test_the_softmax_assignment_is_the_courses(cifar):
     module = runpy.run_path(str(EXAMPLES / "assignment1_softmax.py"))
     with pytest.warns(UserWarning, match="loaded without the missing data_batch_3"):
-        images = module["Images"].load(cifar, None)
+        images = module["course"].Images.load(cifar)
     data = images.one_batch()
     x, y = data.train
     np.testing.assert_allclose(x.mean(axis=0), 0, atol=1e-6)
@@ -108,12 +115,12 @@ def test_the_softmax_assignment_is_the_courses(cifar):
 def test_sigmoids_answer_with_the_likeliest_class(cifar):
     module = runpy.run_path(str(EXAMPLES / "assignment1_softmax.py"))
     with pytest.warns(UserWarning, match="loaded without the missing data_batch_3"):
-        data = module["Images"].load(cifar, None).one_batch()
-    result = module["train"](module["Plan"]("sigmoids", eta=0.01, epochs=3, sigmoid=True), data, seed=0)
+        data = module["course"].Images.load(cifar).one_batch()
+    _, plan = module["sigmoid_plans"](epochs=3)
+    result = module["train"](plan, data, seed=0)
     x, y = data.test
-    p = module["probabilities"](result, data)
-    np.testing.assert_allclose(p, 1 / (1 + np.exp(-result.model.predict(x).astype(float))))
-    assert 0 < (p.argmax(axis=1) == y).mean() == pytest.approx(result.measures["test_accuracy"])
+    p = 1 / (1 + np.exp(-result.model.predict(x).astype(float)))
+    assert 0 < (p.argmax(axis=1) == y).mean() == pytest.approx(result.accuracy("test"))
     losses = -np.where(np.eye(10)[y], np.log(p), np.log(1 - p)).mean()
     assert result.measures["test_loss"] == pytest.approx(losses, rel=1e-5)
 
@@ -145,27 +152,30 @@ def test_mlp_assignment(cifar, example, capsys, tmp_path):
     assert all((tmp_path / "out" / f"{part}.png").stat().st_size > 0 for part in parts)
 
 
-def test_the_mlp_assignment_is_the_courses():
+def test_the_mlp_assignment_is_the_courses(monkeypatch):
     """Settings of the course: n_s of two epochs, of five; lambdas from 1e-5 to 1e-1, then around the best three."""
     module = runpy.run_path(str(EXAMPLES / "assignment2_mlp.py"))
     once, thrice = module["cycles_plans"](quick=False)
     assert (once.updates, thrice.updates) == (1000, 4800)
     assert [thrice.schedule(u) for u in (0, 800, 1600)] == pytest.approx([1e-5, 1e-1, 1e-5])
     rows = np.zeros((45_000, 1)), np.zeros(45_000, int)
-    data = module["Data"](rows, rows, rows)
+    data = module["course"].Data(rows, rows, rows)
     assert data.updates == 450
     assert [plan.updates for plan in module["depth_plans"](5 * data.updates)] == [9000] * 4
     tried = []
 
-    def search(plans, data, seed):
+    def train(plan, data, seed, with_curve):
         """As if accuracy fell with the distance of lambda from 1e-3."""
-        tried.append(list(plans))
-        result = module["Result"]
-        found = [result(p, None, [], 0, -abs(np.log10(p.lam) + 3), 0, 0) for p in tried[-1]]
-        return sorted(found, key=lambda r: -r.validation)
+        return module["course"].Result(plan, None, [], {"val_accuracy": -abs(np.log10(plan.lam) + 3)}, 0.0)
 
-    module["coarse_to_fine"].__globals__["search"] = search
+    def side_by_side(function, plans):
+        tried.append(list(plans))
+        return [function(plan) for plan in tried[-1]]
+
+    module["coarse_to_fine"].__globals__["train"] = train
+    monkeypatch.setattr(dd, "side_by_side", side_by_side)
     coarse, _ = module["coarse_to_fine"](data, 30, 2, seed=0)
+    assert abs(np.log10(coarse[0].plan.lam) + 3) == min(abs(np.log10(plan.lam) + 3) for plan in tried[0])
     assert [{plan.updates for plan in plans} for plans in tried] == [{2 * 1800}, {3 * 1800}]
     exponents = [np.log10([plan.lam for plan in plans]) for plans in tried]
     assert -5 <= exponents[0].min() < -4.5 < -1.5 < exponents[0].max() <= -1
@@ -227,6 +237,34 @@ def test_transfer_assignment(cifar, example, capsys, tmp_path):
     assert accuracies[0] == accuracies[1]  # what was saved is what was trained
     for name in ("curves.png", "source.safetensors", "features-0.safetensors", "features-test.safetensors"):
         assert (tmp_path / "out" / name).stat().st_size > 0
+
+
+@pytest.mark.parametrize(("name", "part"), [("assignment1_softmax", "course"), ("assignment2_mlp", "cycles")])
+def test_a_quick_run_says_that_its_accuracies_mean_nothing(name, part, cifar, example, capsys, tmp_path):
+    """In the folder of the script's name, where none is given."""
+    with pytest.warns(UserWarning, match="loaded without the missing data_batch_3"):
+        example(f"{name}.py", "--data", cifar, "--quick", "--parts", part)
+    *_, quick, last = capsys.readouterr().out.splitlines()
+    assert quick.startswith("--quick: ")
+    assert quick.endswith("the accuracies mean nothing")
+    assert last == f"plots and curves: {name}"
+    assert (tmp_path / name / f"{part}.png").stat().st_size > 0
+
+
+@pytest.mark.parametrize("name", ["assignment1_softmax", "assignment2_mlp"])
+def test_what_is_missing_is_said_for_the_shell(name, cifar, example, tmp_path):
+    with pytest.raises(SystemExit) as stop:
+        example(f"{name}.py", "--data", tmp_path)
+    assert stop.value.code.splitlines() == [
+        f"{name}: no CIFAR-10 files at {tmp_path}",
+        "To fetch them (170 MB): curl -O https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
+        "Give --data PATH, or set DD2424FAST_DATA.",
+    ]
+    shutil.copy(cifar / "data_batch_1", tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        example(f"{name}.py", "--data", tmp_path)
+    first, *_ = stop.value.code.splitlines()
+    assert first == f"{name}: {tmp_path}: no test_batch, the one file of test images; put it beside data_batch_1"
 
 
 @pytest.mark.parametrize(

@@ -23,9 +23,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import dd2424fast as dd
-from dd2424fast.estimators.shared import END
 from dd2424fast.fleet import FleetResult, Member, _Keeper
 from dd2424fast.kernels import _team
+from dd2424fast.threads import END
 
 
 @pytest.fixture

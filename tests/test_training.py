@@ -546,3 +546,55 @@ def test_an_infinite_gradient_is_not_clipped_but_reported(clip):
     with pytest.raises(dd.TrainingDiverged, match="update 0: the gradient is not finite"):
         trainer.step(np.ones((2, 3), np.float32), np.array([0, 1]))
     np.testing.assert_array_equal(model.parameters, before)
+
+
+# ---- sigmoids --------------------------------------------------------------------------------------------------------
+
+
+def sigmoid(z):
+    return 1 / (1 + np.exp(-z))
+
+
+def sigmoids(**arguments):
+    return dd.Trainer(
+        dd.models.MLP(7, (6,), 4, seed=1, dtype="float64"),
+        dd.optim.Adam(0.01),
+        dd.losses.BinaryCrossEntropy(),
+        **arguments,
+    )
+
+
+def test_one_class_against_all_others_has_an_accuracy(problem):
+    """The likeliest class is the answer; the same weights as from one-hot rows, which have none."""
+    x, y = problem
+    one, rows = sigmoids(), sigmoids()
+    history = one.fit((x, y), (x[:50], y[:50]), epochs=3, batch_size=32, progress=False)
+    of_rows = rows.fit((x, np.eye(4)[y]), (x[:50], y[:50]), epochs=3, batch_size=32, progress=False)
+    np.testing.assert_allclose(rows.model.parameters, one.model.parameters, rtol=1e-12)
+    right = one.model.predict(x).argmax(axis=1) == y
+    assert 0.3 < one.evaluate((x, y), batch_size=50)["accuracy"] == pytest.approx(right.mean())
+    assert history["val_accuracy"][-1] == of_rows["val_accuracy"][-1] == pytest.approx(right[:50].mean())
+    assert 0 < history["accuracy"][0] < 1
+    assert "accuracy" not in of_rows
+    assert history["loss"] == pytest.approx(of_rows["loss"])
+
+
+def test_several_classes_a_row_have_none(problem):
+    x, y = problem
+    many = (np.eye(4)[y] + np.eye(4)[(y + 1) % 4]).astype(int)
+    trainer = sigmoids()
+    history = trainer.fit((x, many), (x, many), epochs=2, progress=False)
+    assert not {"accuracy", "val_accuracy"} & history.columns.keys()
+    (found,) = trainer.evaluate((x, many)).items()
+    z = trainer.model.predict(x)
+    assert found == ("loss", pytest.approx(-np.log(np.where(many, sigmoid(z), sigmoid(-z))).mean()))
+
+
+def test_sigmoids_of_sequences_name_a_label_by_its_place():
+    model = dd.models.LanguageModel(5, hidden=4, seed=0)
+    trainer = dd.Trainer(model, dd.optim.SGD(0.1), dd.losses.BinaryCrossEntropy())
+    x = np.array([[0, 1, 2], [3, 4, 0]])
+    with pytest.raises(ValueError, match=r"y: expected labels from 0 to 4, got 7 at \(1, 2\)"):
+        trainer.step(x, np.array([[1, 2, 3], [4, 0, 7]]))
+    right = model.predict(x).argmax(axis=-1) == x
+    assert trainer.evaluate((x, x))["accuracy"] == pytest.approx(right.mean())

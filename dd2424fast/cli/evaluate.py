@@ -68,9 +68,9 @@ def _evaluate_images(model, model_path, data_name, flip_test, as_json):
 
     import dd2424fast as dd
 
-    from ..ensembles import logarithm
     from . import datasets
 
+    entropy = dd.losses.CrossEntropy()
     standardizer = datasets.load_standardizer(datasets.standardizer_path(model_path))
     data = datasets.load(data_name)
     if standardizer.axis == (0,):  # a network of rows: its normalisation is of every pixel
@@ -82,10 +82,10 @@ def _evaluate_images(model, model_path, data_name, flip_test, as_json):
             raise ValueError(f"--flip-test: {model_path} reads images as rows, which have no mirror image")
     try:
         x = standardizer.transform(data.x_test)
-        logits = logarithm(dd.predict_proba(model, x, flip=True)) if flip_test else model.predict(x)
+        logits = entropy.logits(dd.predict_proba(model, x, flip=True)) if flip_test else model.predict(x)
     except ValueError as error:
         raise ValueError(f"--data: {data.name} does not fit {model_path}: {error}") from None
-    loss, _ = dd.losses.CrossEntropy()(logits, data.y_test)
+    loss, _ = entropy(logits, data.y_test)
     confusion = np.zeros((len(data.classes), len(data.classes)), np.int64)
     np.add.at(confusion, (data.y_test, logits.argmax(axis=1)), 1)
     accuracy = confusion.trace() / confusion.sum()

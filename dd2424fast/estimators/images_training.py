@@ -10,7 +10,7 @@ import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
 from ..batches import Batch, Batches
-from ..callbacks import Callback, EarlyStopping, put_back, weights_of
+from ..callbacks import EarlyStopping, put_back, weights_of
 from ..checkpoints import state_of, take_up
 from ..configuration import positive_integer, real_in
 from ..data import Standardizer
@@ -18,8 +18,9 @@ from ..losses import CrossEntropy
 from ..models import ConvNet
 from ..nn import BatchNorm, Sequential
 from ..optim import SGD, Adam
+from ..threads import END
 from ..training import TIME_BUDGET, Trainer, TrainingDiverged
-from .shared import END, signature_of
+from .shared import signature_of
 
 NETWORK = ("channels", "hidden", "batch_norm", "convs_per_block", "dropout")  # parameters that are ConvNet's
 
@@ -70,20 +71,6 @@ class Stopping(EarlyStopping):
     def load_state(self, state):
         if state["monitor"] == self.monitor:  # or early_stopping was set anew
             super().load_state(state)
-
-
-class Ender(Callback):
-    """Ends training where the fleet that it belongs to ends."""
-
-    def __init__(self, end):
-        self.end = end
-
-    def fit_begins(self, trainer):
-        if self.end.is_set():
-            trainer.stop_reason = "interrupted"
-
-    def update_ends(self, trainer, loss):
-        self.fit_begins(trainer)
 
 
 def network(image, classes, seed, **shape):
@@ -162,9 +149,6 @@ class ImageTraining:
     def _run(self, trainer, images, validation, epochs, size, stopping, budget, shown):
         """The Trainer's fit. Returns what ended it, where what was learned is to be kept; after any other error the
         model is what it was."""
-        callbacks = [stopping]
-        if END.get() is not None:
-            callbacks.append(Ender(END.get()))
         train = images.X, images.labels
         if images.weight is not None:
             seed = trainer.seed if self.shuffle else None
@@ -175,7 +159,7 @@ class ImageTraining:
                 validation,
                 epochs=epochs,
                 batch_size=size,
-                callbacks=callbacks,
+                callbacks=[stopping],
                 progress=bool(self.verbose),
                 shuffle=bool(self.shuffle),
                 augment=self.augment,

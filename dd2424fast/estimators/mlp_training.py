@@ -14,9 +14,10 @@ from sklearn.exceptions import ConvergenceWarning
 
 from .. import kernels
 from ..kernels.mlp import NORM_MOMENTUM
+from ..threads import END
 from ..training import TrainingDiverged
 from .mlp_network import work_of
-from .shared import END, signature_of
+from .shared import signature_of
 
 STRETCH = 0.2  # seconds of updates between two looks at the clock
 FIRST_WORK = 2e8  # floating-point operations before the first look: milliseconds

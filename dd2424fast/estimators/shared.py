@@ -1,15 +1,11 @@
-"""What the estimators have in common: weights of rows and classes, labels, when to end, and parameters in files."""
+"""What the estimators have in common: weights of rows and classes, labels, and parameters in files."""
 
-import contextvars
 import zlib
 
 import numpy as np
 from sklearn.utils.multiclass import unique_labels
 
 from ..configuration import array_of
-
-# An object whose is_set() tells trainings in this context to end: Ctrl-C reaches the main thread alone.
-END = contextvars.ContextVar("end", default=None)
 
 
 def row_weights(weight, n, row="row"):
