@@ -1,7 +1,8 @@
-"""No kernel touches memory beside its arrays, in both senses: each lies against a page that the system lets no one read.
+"""Kernels touch no memory beside their arrays, which lie here against pages that the system lets no one read.
 
-What a vector loads beside an array and never uses shows in no result, but ends the program where no memory follows. So the calls
-are made in a process of their own, which such a load ends."""
+What a vector loads beside an array and never uses shows in no result, but ends the program where no memory follows. So
+the calls are made in a process of their own, which such a load ends.
+"""
 
 import ctypes
 import mmap
@@ -50,7 +51,8 @@ CONVOLUTIONS = [
     *[(2, 7, 9, C, F, 1, 3, 1, 1, 1) for C, F in ((3, 17), (5, 37), (16, 16), (33, 31), (32, 48))],
     *[(2, 9, 8, 6, 4, 2, 3, 2, 1, 1), (2, 8, 9, 17, 17, 17, 3, 1, 1, 1), (3, 9, 6, 32, 64, 2, 3, 2, 1, 1)],
     *[(2, 9, 7, 3, 33, 1, 4, 4, 0, 1), (3, 5, 7, 19, 33, 1, 1, 1, 0, 1), (2, 9, 10, 18, 35, 1, 3, 1, 2, (2, 3))],
-    *[(20, 8, 9, 33, 35, 1, 3, 1, 1, 1), (17, 9, 11, 96, 34, 1, 3, 1, 1, 1), (9, 17, 16, 32, 48, 1, 3, 1, 1, 1)],  # by Winograd's
+    # By Winograd's algorithm.
+    *[(20, 8, 9, 33, 35, 1, 3, 1, 1, 1), (17, 9, 11, 96, 34, 1, 3, 1, 1, 1), (9, 17, 16, 32, 48, 1, 3, 1, 1, 1)],
 ]
 
 
@@ -73,6 +75,47 @@ def pooling(dtype):
             y = kernels.avg_pool2d_forward(x, size, stride, padding)
             kernels.avg_pool2d_backward(y, (7, 8), size, stride, padding)
         kernels.global_avg_pool2d_backward(kernels.global_avg_pool2d_forward(x), (7, 8))
+
+
+def networks(dtype):
+    """Updates of sizes that no vector divides: what else the layers, the losses and the optimizers call."""
+    labels = np.arange(9) % 5
+    mlp = dd.models.MLP(37, (19, 33), 5, batch_norm=True, dropout=0.2, dtype=dtype, seed=0)
+    for optimizer in ("SGD", "Adam", "AdamW", "NAdam", "RMSprop", "Adagrad", "Adadelta"):
+        trainer = dd.Trainer(mlp, getattr(dd.optim, optimizer)(0.01), clip_norm=1.0)
+        trainer.step(draw(9, 37, dtype=dtype), labels)
+    mlp.predict(draw(9, 37, dtype=dtype))
+    tokens = np.arange(6 * 7).reshape(6, 7) % 13
+    for cell in ("rnn", "lstm", "gru"):
+        norm = [{"hidden": 17, "layer_norm": True}] if cell == "lstm" else []
+        for options in ({"hidden": 19}, {"hidden": 33, "embedding": 7, "layers": 2, "dropout": 0.1}, *norm):
+            model = dd.models.LanguageModel(13, cell, **options, dtype=dtype, seed=0)
+            dd.Trainer(model, dd.optim.Adam(0.01)).step(tokens[:, :-1], tokens[:, 1:])
+
+
+def single(dtype):
+    """Kernels that `networks` leaves out."""
+    x, row = draw(7, 37, dtype=dtype), draw(37, dtype=dtype)
+    for activation in ("relu", "leaky_relu", "tanh", "sigmoid", "gelu"):
+        y = kernels.activation_forward(x, activation)
+        kernels.activation_backward(x, x if activation == "gelu" else y, activation)
+    kernels.residual_add_forward(x, y, "relu")
+    _, mean, rstd = kernels.layer_norm_forward(x, row, row)
+    kernels.layer_norm_backward(x, x, row, mean, rstd)
+    kernels.softmax(x)
+    kernels.binary_cross_entropy(x, np.ones_like(x))
+    kernels.mean_squared_error(x, y)
+    kernels.moving_average(row.copy(), row, 0.9)
+    kernels.clip_by_value(row.copy(), 0.5)
+    kernels.matmul(x, draw(37, 35, dtype=dtype))
+    for kind in ("softmax", "sigmoid"):
+        plan = kernels.MLPPlan((37, 19, 5), activation="tanh", output=kind, batch_norm=True)
+        targets = np.arange(7) % 5 if kind == "softmax" else np.ones((7, 5), dtype)
+        parameters, buffers = draw(plan.parameters, dtype=dtype), np.ones(plan.buffers, dtype)
+        kernels.mlp_outputs(plan, parameters, buffers, x)
+        kernels.mlp_gradient(plan, parameters, buffers, x, targets, alpha=0.1)
+        solver = kernels.SGDSolver(np.zeros_like(parameters))
+        kernels.mlp_updates(plan, parameters, buffers, solver, x, targets)
 
 
 def fence(dtype):
@@ -99,7 +142,7 @@ def run(topic):
     return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
 
 
-@pytest.mark.parametrize("topic", ["convolution", "pooling"])
+@pytest.mark.parametrize("topic", ["convolution", "pooling", "networks", "single"])
 def test_nothing_is_touched_beside_the_arrays(topic):
     done = run(topic)
     calls = done.stdout.splitlines()
