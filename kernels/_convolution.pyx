@@ -392,8 +392,6 @@ def conv2d_backward(
         s.bias, s.activation = NULL, IDENTITY
         s.plan.w, s.plan.w_tap, s.plan.w_row, s.plan.w_step = data(W), g.C // g.groups * g.F, 1, g.F
         s.plan.w_group = g.F // g.groups
-        if is_depthwise(&g):
-            s.plan.w_step = 1
         convolve(&s, &g, True)
     return dx, dW, db
 

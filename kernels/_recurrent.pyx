@@ -67,7 +67,8 @@ cdef void set_noise(Layer* s, object noise) except *:
         return
     zoneout, zoneout_cell, dropout, flags = noise
     s.noisy = True
-    s.zoneout, s.zoneout_cell, s.scale = zoneout, zoneout_cell, 1 / (1 - <double> dropout)
+    # Cython takes `real` for a float: left to itself, it would round a Python number to one, in float64 too.
+    s.zoneout, s.zoneout_cell, s.scale = <double> zoneout, <double> zoneout_cell, 1 / (1 - <double> dropout)
     s.flags = NULL if flags is None else <const unsigned char*> cnp.PyArray_DATA(<cnp.ndarray> flags)
 
 

@@ -163,8 +163,7 @@ cdef struct Reach:
     Py_ssize_t first       # such pixel
     Py_ssize_t count
     Py_ssize_t u           # (first + padding) / s, rounded down
-    Py_ssize_t least       # steps back to dy's cell, of the taps
-    Py_ssize_t most        # below `least` where there are none
+    Py_ssize_t most        # steps back to dy's cell, of the taps; -1 where there are none
 
 
 cdef Reach reach_of(Py_ssize_t part, Py_ssize_t size, Py_ssize_t k, Py_ssize_t s, Py_ssize_t padding, Py_ssize_t d) noexcept nogil:
@@ -176,11 +175,10 @@ cdef Reach reach_of(Py_ssize_t part, Py_ssize_t size, Py_ssize_t k, Py_ssize_t s
         r.u = 0
     r.first = s * r.u + part - padding
     r.count = max(<Py_ssize_t> 0, up(size - r.first, s))
-    r.least, r.most = k * d, -1
+    r.most = -1
     for i in range(k):
         if i * d % s == part:
-            r.least = min(r.least, i * d // s)
-            r.most = max(r.most, i * d // s)
+            r.most = i * d // s
     return r
 
 
@@ -203,15 +201,8 @@ cdef void plan_back_extents(Plan* p, const Geometry* g) noexcept nogil:
         p.columns = max(p.columns, r.count)
         if r.most >= 0:
             plane.ox = max(plane.ox, r.most - r.u)
-    plane.below = plane.beside = 0
-    for part in range(g.sy):
-        r = reach_of(part, g.H, g.height, g.sy, g.py, g.dy)
-        if r.most >= 0:
-            plane.below = max(plane.below, r.u - r.least + plane.oy)
-    for part in range(g.sx):
-        r = reach_of(part, g.W, g.width, g.sx, g.px, g.dx)
-        if r.most >= 0:
-            plane.beside = max(plane.beside, r.u - r.least + plane.ox)
+    # No pixels see further than those of tap 0, whose u is the largest.
+    plane.below, plane.beside = up(g.py, g.sy) + plane.oy, up(g.px, g.sx) + plane.ox
     set_pitch(plane, p.columns, plane.beside, plane.ox, g.columns + plane.ox)
     p.groups, p.depth, p.width = g.groups, g.F // g.groups, g.C // g.groups
     p.result_rows, p.result_columns = g.H, g.W

@@ -17,22 +17,18 @@ cdef inline const real* weights_of(const Plan* p, const Run* run, Py_ssize_t k) 
 
 
 cdef void weights_tile(const Plan* p, const Run* run, Py_ssize_t k, Py_ssize_t j, bfloat* to) noexcept nogil:
-    """Numbers k to k + 32 of a run, channels j to j + 16 of the result; zeros beyond. Row i of the tile pairs 2 i and 2 i + 1."""
-    cdef Py_ssize_t i, column, columns = min(<Py_ssize_t> 16, p.width - (j % p.width)), depth = min(<Py_ssize_t> UNIT_K, run.length - k)
+    """Numbers k to k + 32 of a run, channels j to j + 16 of the result; zeros beyond the run, whose length is a multiple of 16. Row i of the
+    tile pairs 2 i and 2 i + 1."""
+    cdef Py_ssize_t i, half
     cdef real* turned = unit_memory.turned
-    cdef const real* w
-    if p.w_step == 1:
-        for i in range(UNIT_K):
-            vec_store(turned + 16 * i, vec_load_part(weights_of(p, run, k + i) + j, columns) if i < depth else vec_zero())
-    elif columns == 16 and depth == UNIT_K and p.depth % 16 == 0:
-        vec_transpose(weights_of(p, run, k) + j * p.w_step, p.w_step, turned, 16)
-        vec_transpose(weights_of(p, run, k + 16) + j * p.w_step, p.w_step, turned + 16 * 16, 16)
-    else:
-        memset(turned, 0, 16 * UNIT_K * sizeof(real))
-        for i in range(depth):
-            w = weights_of(p, run, k + i) + j * p.w_step
-            for column in range(columns):
-                turned[16 * i + column] = w[column * p.w_step]
+    for half in range(0, UNIT_K, 16):
+        if k + half == run.length:
+            memset(turned + 16 * half, 0, 16 * 16 * sizeof(real))
+        elif p.w_step == 1:
+            for i in range(half, half + 16):
+                vec_store(turned + 16 * i, vec_load(weights_of(p, run, k + i) + j))
+        else:
+            vec_transpose(weights_of(p, run, k + half) + j * p.w_step, p.w_step, turned + 16 * half, 16)
     for i in range(16):
         unit_split(vec_load(turned + 32 * i), vec_load(turned + 32 * i + 16), to + UNIT_K * i)
 

@@ -261,16 +261,15 @@ cdef void learn_rows(const Learning* s, Py_ssize_t group, const real* plane, con
         k += size
 
 
-cdef void learn_depthwise(const Learning* s, const real* plane, const real* dy, Py_ssize_t cells, Py_ssize_t first, Py_ssize_t end,
-                          real* dW) noexcept nogil:
-    """As learn_rows, for vectors first to end of the channels."""
+cdef void learn_depthwise(const Learning* s, const real* plane, const real* dy, Py_ssize_t cells, real* dW) noexcept nogil:
+    """As learn_rows."""
     cdef const Plan* p = &s.plan
-    cdef Py_ssize_t C = p.plane.channels, j = first * LANES, lanes, t, i, k, size
+    cdef Py_ssize_t C = p.plane.channels, j = 0, lanes, t, i, k, size
     cdef vec total[8]
     cdef vec d
     cdef const real* x
     cdef real* to
-    while j < min(C, end * LANES):
+    while j < C:
         lanes = min(<Py_ssize_t> LANES, C - j)
         t = 0
         while t < p.phase.taps:
@@ -321,8 +320,7 @@ cdef void learn_band(const Learning* s, Py_ssize_t image, Py_ssize_t first, Py_s
     fill_gradient(&s.gradient, image, first, rows, p.plane.pitch, at.dy)
     cells = (rows - 1) * p.plane.pitch + p.columns
     if s.depthwise:
-        count = (F + LANES - 1) // LANES
-        learn_depthwise(s, at.plane.numbers, at.dy, cells, count * slice // s.slices, count * (slice + 1) // s.slices, sums)
+        learn_depthwise(s, at.plane.numbers, at.dy, cells, sums)    # there is one slice: a group is less than a panel
     else:
         count = panels_of((p.width + LANES - 1) // LANES)
         for group in range(p.groups):
