@@ -157,6 +157,21 @@ def test_the_normalisation_is_of_the_training_images_alone(trained):
     np.testing.assert_allclose(load_file(folder / "m.standardizer.safetensors")["mean"], kept.mean(axis=0), rtol=1e-12)
 
 
+def test_all_files_are_named_and_read_in_python(trained, tmp_path):
+    folder, result = trained
+    files = json.loads(result.stdout)["files"]
+    assert set(files.values()) == {str(path) for path in folder.iterdir()}
+    model, scale = dd.nn.Module.load(files["output"]), dd.data.Standardizer.load(files["standardizer"])
+    _, (x, y) = dd.data.load_digits()
+    accuracy = (model.predict(scale.transform(x.reshape(len(x), -1))).argmax(axis=1) == y).mean()
+    assert accuracy == json.loads(result.stdout)["test"]["accuracy"]
+    output = tmp_path / "m.safetensors"
+    last = run("train", "linear", "--epochs", 1, "--quiet", "--output", output).stdout.splitlines()[-2:]
+    assert [line.split() for line in last] == [
+        ["output", str(output)], ["standardizer", str(tmp_path / "m.standardizer.safetensors")],
+    ]  # fmt: skip
+
+
 def test_evaluate_needs_the_normalisation_and_data_that_fit(trained, tmp_path):
     folder, _ = trained
     (tmp_path / "m.safetensors").write_bytes((folder / "m.safetensors").read_bytes())

@@ -8,7 +8,6 @@ import numpy as np
 
 import dd2424fast as dd
 
-from ..files import write_atomically
 from .common import say
 
 
@@ -60,29 +59,9 @@ def standardizer_path(model_path):
     return Path(model_path).with_name(Path(model_path).name.removesuffix(".safetensors") + ".standardizer.safetensors")
 
 
-def save_standardizer(standardizer, path):
-    from safetensors.numpy import save
-
-    write_atomically(path, save(standardizer.state_dict(), {"dd2424fast": "1", "kind": "standardizer"}))
-
-
 def load_standardizer(path):
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
     if not path.is_file():
         raise FileNotFoundError(
             f"{path}: there is no such file; `dd2424fast train --output` writes it beside the model"
         )
-    try:
-        state = load_file(path)
-    except SafetensorError as error:
-        raise ValueError(f"{path}: not a safetensors file, or damaged ({error})") from None
-    try:
-        standardizer = dd.data.Standardizer(tuple(state["axis"].tolist()))
-        standardizer.load_state_dict(state)
-    except KeyError:
-        raise ValueError(f"{path}: holds no standardizer") from None
-    except ValueError as error:
-        raise ValueError(f"{path}: holds no standardizer ({error})") from None
-    return standardizer
+    return dd.data.Standardizer.load(path)

@@ -207,7 +207,7 @@ def _train(o, build, rows):
 
     def write():
         if o.output:  # the model last: where it is, its normalisation is too
-            datasets.save_standardizer(standardizer, datasets.standardizer_path(o.output))
+            standardizer.save(datasets.standardizer_path(o.output))
             model.save(o.output)
         if o.plot and len(trainer.history):
             trainer.history.plot(o.plot)
