@@ -22,7 +22,7 @@ from sklearn.utils import _safe_indexing, indexable
 from sklearn.utils.validation import _num_samples
 
 from .config import get_num_threads
-from .configuration import integer_in, positive_integer, real_in
+from .configuration import hinting_at_columns, integer_in, positive_integer, real_in
 from .estimators.mlp_training import END
 from .kernels._team import limit_threads
 from .metrics import interval
@@ -326,7 +326,8 @@ class Data:
     """Training data, and what scores are taken on."""
 
     def __init__(self, estimator, X, y, sample_weight, validation):
-        self.train = tuple(indexable(X, y, sample_weight))
+        with hinting_at_columns(X, y):
+            self.train = tuple(indexable(X, y, sample_weight))
         self.held, self.parts, self.scored_on = self.train[:2], [], "training data"
         if isinstance(validation, tuple | list) and len(validation) == 2:
             self.held, self.scored_on = tuple(indexable(*validation)), "validation data"

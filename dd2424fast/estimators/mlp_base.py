@@ -10,7 +10,7 @@ from sklearn.utils import check_array, check_random_state, column_or_1d
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from .. import kernels
-from ..configuration import integer_in, positive_integer, real_in
+from ..configuration import columns_hint, hinting_at_columns, integer_in, positive_integer, real_in
 from ..kernels.custom_activation import CustomActivation
 from .mlp_callbacks import CallbackSupportMixin, Listener
 from .mlp_files import MLPFiles
@@ -120,17 +120,18 @@ class MLP(MLPFiles, Descent, QuasiNewton, CallbackSupportMixin, BaseEstimator):
     def _data_in(self, X, y, sample_weight, fresh, incremental):
         """X, y, the weights of the rows in the loss, and those among them that the user gave; rows without weight are
         left out."""
-        X, y = validate_data(
-            self,
-            X,
-            y,
-            accept_sparse="csr",
-            order="C",
-            multi_output=True,
-            dtype=(np.float64, np.float32),
-            reset=fresh,
-            y_numeric=not self._classifies,
-        )
+        with hinting_at_columns(X, y, None if fresh else self.n_features_in_):
+            X, y = validate_data(
+                self,
+                X,
+                y,
+                accept_sparse="csr",
+                order="C",
+                multi_output=True,
+                dtype=(np.float64, np.float32),
+                reset=fresh,
+                y_numeric=not self._classifies,
+            )
         if y.ndim == 2 and y.shape[1] == 1:
             y = column_or_1d(y, warn=True)
         self._label(y, fresh, incremental)
@@ -163,7 +164,8 @@ class MLP(MLPFiles, Descent, QuasiNewton, CallbackSupportMixin, BaseEstimator):
             )
         shape = np.shape(X_val) if not hasattr(X_val, "shape") else X_val.shape
         if len(shape) != 2 or shape[1] != X.shape[1]:
-            raise ValueError(f"X_val: expected shape (n, {X.shape[1]}), got {tuple(shape)}")
+            hint = columns_hint(tuple(shape), features=X.shape[1])
+            raise ValueError(f"X_val: expected shape (n, {X.shape[1]}), got {tuple(shape)}{hint}")
         validate_data(self, X_val, reset=False, skip_check_array=True)  # the names of its columns
         X_val = check_array(X_val, accept_sparse="csr", order="C", dtype=X.dtype, input_name="X_val")
         y_val = check_array(y_val, ensure_2d=False, dtype=None, input_name="y_val", accept_sparse="csr")
@@ -345,7 +347,8 @@ class MLP(MLPFiles, Descent, QuasiNewton, CallbackSupportMixin, BaseEstimator):
             and kernels.all_finite(X)
             and "feature_names_in_" not in self.__dict__
         ):
-            X = validate_data(self, X, accept_sparse="csr", order="C", dtype=parameters.dtype, reset=False)
+            with hinting_at_columns(X, features=plan.sizes[0]):
+                X = validate_data(self, X, accept_sparse="csr", order="C", dtype=parameters.dtype, reset=False)
         return kernels.mlp_outputs(plan, parameters, network.buffers, X)
 
     def _trains_in_parts(self):
