@@ -82,3 +82,22 @@ def test_pages_that_docs_list_exist():
     listed = set(re.findall(r"\]\(([\w/]+\.md)\)", text))
     found = {str(path.relative_to(ROOT / "docs")) for path in (ROOT / "docs").rglob("*.md")} - {"README.md"}
     assert listed == found
+
+
+def test_links_lead_somewhere():
+    """To files, and to headings of pages."""
+    named = ("README.md", "CONTRIBUTING.md", "benchmarks/README.md")
+    pages = [*(ROOT / name for name in named), *ROOT.glob("docs/**/*.md")]
+    for page in pages:
+        for link in re.findall(r"\]\((?!https?://)([^)\s]+)\)", page.read_text(encoding="utf-8")):
+            path, _, heading = link.partition("#")
+            target = page.parent / path if path else page
+            assert target.exists(), f"{page.name}: {link}"
+            if heading:
+                assert heading in headings_of(target), f"{page.name}: {link}"
+
+
+def headings_of(page):
+    """As the page's links name them."""
+    found = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in found}
