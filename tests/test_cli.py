@@ -91,7 +91,14 @@ def test_wrong_usage_exits_2_before_any_work(args, message):
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["train", "mlp", "--data", "no/such/folder"], "no CIFAR-10 files at no/such/folder"),
+        (
+            ["train", "mlp", "--data", "no/such/folder"],
+            "--data: no CIFAR-10 files at no/such/folder; to fetch them (170",
+        ),
+        (
+            ["train", "mlp", "--data", "."],
+            "curl -O https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz, then --dat",
+        ),
         (["train", "mlp", "--batches", "1"], "only CIFAR-10 comes in batches"),
         (["train", "linear", "--lr", "1e38"], "it was not applied"),
         (["train", "mlp", "--checkpoint", "missing.safetensors", "--resume"], "there is no file missing.safetensors"),

@@ -8,6 +8,7 @@ import numpy as np
 
 import dd2424fast as dd
 
+from ..data.cifar10 import URL
 from .common import say
 
 
@@ -47,11 +48,20 @@ def load(name, batches=None):
     else:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            (x, y), (x_test, y_test) = dd.data.load_cifar10(name, **({} if batches is None else {"batches": batches}))
+            (x, y), (x_test, y_test) = _cifar10(name, **({} if batches is None else {"batches": batches}))
         for warning in caught:
             say(warning.message)
         name, classes = "CIFAR-10", dd.data.CIFAR_CLASSES
     return DataSet(name, x, y, x_test, y_test, classes)
+
+
+def _cifar10(path, **options):
+    try:
+        return dd.data.load_cifar10(path, **options)
+    except FileNotFoundError as error:
+        nothing = str(error).startswith("no CIFAR-10 files")
+        how = f"; to fetch them (170 MB): curl -O {URL}, then --data {URL.rpartition('/')[2]}" if nothing else ""
+        raise FileNotFoundError(f"--data: {error}{how}") from None
 
 
 def standardizer_path(model_path):
