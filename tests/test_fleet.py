@@ -207,7 +207,7 @@ def test_which_training_converged(data):
     failed = network(learning_rate_init=1e300, batch_size=10)
     member = dd.fit_many(failed, [{}], X, y, error_score=math.nan).members[0]
     assert member.converged is None
-    assert member.error.startswith("SolverDiverged: update")
+    assert member.error.startswith("TrainingDiverged: update")
     from sklearn.linear_model import LogisticRegression
 
     member = dd.fit_many(LogisticRegression(), [{}], X, y).members[0]  # whose n_iter_ is an array
@@ -534,7 +534,7 @@ def test_halving_without_what_fails(data):
     assert search.best_setting in settings[1:]
     call["parameter_settings"] = settings[:1] * 2
     search = dd.successive_halving(**call, factor=2, first_iter=3, error_score=math.nan)
-    assert [one.members[0].error[:14] for one in search.rounds] == ["SolverDiverged"] * 2
+    assert [one.members[0].error[:16] for one in search.rounds] == ["TrainingDiverged"] * 2
     assert math.isnan(search.best_score)
 
 

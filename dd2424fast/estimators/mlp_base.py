@@ -109,8 +109,11 @@ class MLP(MLPFiles, Descent, QuasiNewton, CallbackSupportMixin, BaseEstimator):
         if incremental and self.early_stopping:
             raise ValueError("early_stopping: partial_fit does not support early_stopping=True")
         hidden = self.hidden_layer_sizes
-        hidden = tuple(hidden) if hasattr(hidden, "__iter__") else (hidden,)
-        return tuple(integer_in("hidden_layer_sizes", size, 1) for size in hidden)
+        if isinstance(hidden, str) or not (np.iterable(hidden) or hasattr(hidden, "__index__")):
+            raise TypeError(f"hidden_layer_sizes: expected sizes such as (100,), or an integer, got {hidden!r}")
+        if not np.iterable(hidden):
+            return (positive_integer("hidden_layer_sizes", hidden),)
+        return tuple(positive_integer(f"hidden_layer_sizes[{i}]", size) for i, size in enumerate(hidden))
 
     @staticmethod
     def _check_flag(name, value):
@@ -217,7 +220,12 @@ class MLP(MLPFiles, Descent, QuasiNewton, CallbackSupportMixin, BaseEstimator):
     def _new_random_state(self):
         if self.random_state is None:  # the global one is nobody's
             return check_random_state(int(np.random.SeedSequence().generate_state(1)[0]))
-        return check_random_state(self.random_state)
+        try:
+            return check_random_state(self.random_state)
+        except ValueError:
+            raise ValueError(
+                f"random_state: expected an int, a numpy.random.RandomState or None, got {self.random_state!r}"
+            ) from None
 
     def _set_aside(self, X, y, given, validation, fresh, incremental):
         """The rows to train on, and the validation set: the one that was given or, for early stopping, some rows."""
