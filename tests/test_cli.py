@@ -332,6 +332,18 @@ def test_a_checkpoint_is_not_overwritten_nor_taken_up_by_other_options(tmp_path)
     )
 
 
+def test_a_cosine_goes_on_with_as_many_epochs(tmp_path):
+    options = ["train", "linear", "--schedule", "cosine", "--checkpoint", tmp_path / "c.safetensors", "--quiet"]
+    assert run(*options, "--epochs", 2).exit_code == 0
+    longer = run(*options, "--epochs", 3, "--resume")
+    assert longer.exit_code == 1
+    assert "--resume: expected --epochs 2, as the checkpoint was made with, got --epochs 3: a cosine" in longer.stderr
+    assert "Give --epochs 2 to go on, or train anew with another --checkpoint" in longer.stderr
+    other = run(*options, "--epochs", 3, "--lr", 0.5, "--resume")
+    assert "the checkpoint was made with epochs 2 (now 3), lr None (now 0.5)" in other.stderr
+    assert run(*options, "--epochs", 2, "--resume").exit_code == 0
+
+
 def test_no_progress_bar_in_a_file(start):
     process = start("train", "linear", "--epochs", 2)
     out, err = process.communicate()

@@ -250,12 +250,14 @@ def _described(o, model):
 
 
 def _print_result(o, data, trainer, test):
+    from ..forecast import duration
+
     history = trainer.history
     last = {name: values[-1] for name, values in history.columns.items()}
     seconds = sum(history["seconds"])
     lines = [
         f"{data.name}, {_described(o, trainer.model)}: "
-        f"{last['epoch']:g} epochs, {trainer.update} updates, {seconds:.2f} s",
+        f"{last['epoch']:g} epochs, {trainer.update} updates, {duration(seconds)}",
         f"training    loss {last['loss']:.4f}  accuracy {last['accuracy']:.2%}",
     ]
     if "val_loss" in last:

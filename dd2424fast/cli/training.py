@@ -26,8 +26,6 @@ FREE = {
     "data_name", "text", "checkpoint", "checkpoint_every", "resume", "output", "csv", "plot", "quiet", "as_json",
     "sample_every", "time_budget", "estimate", "confusion",
 }  # fmt: skip
-LENGTH = {"epochs", "updates"}
-
 POSITIVE = click.FloatRange(0, min_open=True)
 FRACTION = click.FloatRange(0, 1, min_open=True, max_open=True)
 SHARE = click.FloatRange(0, 1, max_open=True)
@@ -163,6 +161,8 @@ def _schedule(o, lr, updates):
 
 def options_that_matter(o, **more):
     """What must be the same when a training goes on, as a JSON file gives it back; `more` says it of the data."""
+    from .callbacks import LENGTH
+
     free = FREE if o.schedule == "cosine" else FREE | LENGTH
     kept = {name: list(value) if isinstance(value, tuple) else value for name, value in vars(o).items()}
     return {name: value for name, value in kept.items() if name not in free} | more
@@ -211,7 +211,8 @@ def run(o, trainer, train, validation, *, epochs, what, matters, callbacks=(), a
         raise dd.TrainingDiverged(f"{error}; {_last_good(o.checkpoint)}", error.update, error.report) from None
     write()
     if trainer.stop_reason == "interrupted":
-        kept = [path for name, path in files_of(o).items() if name in ("checkpoint", "output", "standardizer")]
+        files = files_of(o)
+        kept = [files[name] for name in ("checkpoint", "output", "standardizer") if name in files]
         say(f"interrupted in epoch {trainer.epoch + 1}, after update {trainer.update}; saved: {', '.join(kept) or '-'}")
         raise click.exceptions.Exit(128 + stop.received)
 
