@@ -21,10 +21,11 @@ lint: $(INSTALLED)
 	$(BIN)/pre-commit run --all-files
 
 $(INSTALLED): $(SOURCES)
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[test]'
-	touch $@
+	@echo "Installing into $(VENV): fetching packages, then compiling the kernels (once; 2 to 4 minutes on two cores)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --upgrade pip
+	@$(BIN)/python -m pip install --quiet --editable '.[test]'
+	@touch $@
 
 clean:
 	rm -rf $(VENV) build *.egg-info kernels/*.so kernels/*.c kernels/_build.py

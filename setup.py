@@ -11,6 +11,7 @@ import platform
 import subprocess
 import sys
 import tempfile
+import warnings
 from pathlib import Path
 
 import numpy
@@ -134,6 +135,8 @@ def extensions():
 
 
 if __name__ == "__main__":  # Cython's worker processes import this file
+    # Of an editable install setuptools says that a folder of its name here goes before it; that is the same folder.
+    warnings.filterwarnings("ignore", message="Editable installation")
     setup(
         ext_modules=cythonize(
             list(extensions()),

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from . import kernels
-from .configuration import array_of
+from .configuration import array_of, columns_hint
 from .data.text import TextCorpus
 from .nn.module import SHUFFLE, generator
 
@@ -98,7 +98,7 @@ class Batches:
             if not x.ndim or not y.ndim:
                 raise ValueError(f"{name}: expected arrays (x, y) of rows, got shapes {x.shape} and {y.shape}")
             if len(x) != len(y):
-                raise ValueError(f"y: expected {len(x)} rows like x, got {len(y)}")
+                raise ValueError(f"y: expected {len(x)} rows like x, got {len(y)}{columns_hint(x.shape, y.shape)}")
             if lengths is not None and lengths.shape != (len(x),):
                 raise ValueError(f"lengths: expected shape ({len(x)},), one for each row of x, got {lengths.shape}")
             if not len(x):

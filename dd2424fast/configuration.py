@@ -1,5 +1,6 @@
 """Objects that know the arguments they were made with."""
 
+import contextlib
 import difflib
 import inspect
 import math
@@ -106,6 +107,30 @@ def real_in(name, value, low, high, include_low=True, include_high=True):
         interval = f"{'[' if include_low else '('}{low:g}, {high:g}{']' if include_high else ')'}"
         raise ValueError(f"{name}: expected a number in {interval}, got {value!r}")
     return number
+
+
+def columns_hint(x, y=None, features=None):
+    """What to say behind an error where the shapes of x, and of y or the features of a sample, look as if samples were
+    columns, as the course has them; elsewhere nothing."""
+    if features is None:
+        turned = len(x) == 2 and len(y) in (1, 2) and y[0] != x[0] and y[-1] > 1 and y[-1] in x
+    else:
+        turned = len(x) == 2 and x[0] == features != x[1]
+    return "; if each column is a sample: dd.data.from_columns(X, Y) makes rows of them" if turned else ""
+
+
+@contextlib.contextmanager
+def hinting_at_columns(x, y=None, features=None):
+    """Add that hint to scikit-learn's errors about arrays; where the features are known they alone tell."""
+    try:
+        yield
+    except ValueError as error:
+        shapes = [getattr(a, "shape", None) for a in (x, y)]
+        told = shapes[0] is not None and (features is not None or shapes[1] is not None)
+        hint = columns_hint(*shapes, features) if told else ""
+        if not hint:
+            raise
+        raise ValueError(f"{str(error).rstrip('.')}{hint}") from None
 
 
 def array_of(name, value):

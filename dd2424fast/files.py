@@ -73,7 +73,7 @@ def _checked(path):
 def read(path, kind):
     """Return (tensors, header) of a file that `write` wrote as this kind,
     or raise ValueError that says what it is instead."""
-    path, tensors, metadata = _opened(path)
+    path, tensors, metadata = opened(path)
     found = metadata.get("dd2424fast")
     if found is None:
         raise ValueError(
@@ -92,11 +92,11 @@ def read(path, kind):
 def read_tensors(path):
     """Return the named arrays of a safetensors file, whoever wrote it: a model's of `write`, or a state_dict.
     bfloat16 comes as float32."""
-    path, tensors, metadata = _opened(path)
+    path, tensors, metadata = opened(path)
     return read(path, "model")[0] if metadata.get("dd2424fast") else tensors
 
 
-def _opened(path):
+def opened(path):
     """Return (path, tensors, metadata) of a safetensors file."""
     from safetensors import SafetensorError, safe_open
 

@@ -11,18 +11,20 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
-from sklearn.base import BaseEstimator, clone, is_classifier
+from sklearn.base import BaseEstimator, clone, is_classifier, is_regressor
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import check_scoring
 from sklearn.model_selection import ParameterGrid, check_cv, train_test_split
 from sklearn.utils import _safe_indexing, indexable
 from sklearn.utils.validation import _num_samples
 
-from .configuration import integer_in, positive_integer, real_in
-from .metrics import half_interval
+from .configuration import hinting_at_columns, integer_in, positive_integer, real_in
+from .metrics import interval
 from .threads import side_by_side
 
 CONFIDENCE = 0.95
+FEWEST_SEEDS = 3
+CLEAR = 3.0
 
 
 @dataclass
@@ -68,12 +70,15 @@ class FleetResult:
     scored_on : {"training data", "validation data", "cross-validation"}
     members : list of Member
         By setting, seed and fold.
+    bounds : (float, float)
+        Between which scores lie as this estimator and scoring have them, as far as that is known.
     """
 
     settings: list
     seeds: list
     scored_on: str
     members: list = field(repr=False)
+    bounds: tuple = (-math.inf, math.inf)
 
     @property
     def scores(self):
@@ -93,10 +98,14 @@ class FleetResult:
 
     @property
     def intervals(self):
-        """ndarray of shape (settings, 2): the mean's 95 % interval by Student's t over the seeds; NaN of one seed."""
-        scores = self.scores
-        half = np.array([half_interval(row, CONFIDENCE) for row in scores])
-        return np.stack([scores.mean(axis=1) - half, scores.mean(axis=1) + half], axis=1)
+        """ndarray of shape (settings, 2): the mean's 95 % interval by Student's t over the seeds, cut off at the
+        bounds; NaN of one seed."""
+        return np.array([interval(row, CONFIDENCE, *self._bounds()) for row in self.scores])
+
+    def _bounds(self):
+        """None where a score, an error_score or one of a class's own, lies beyond them."""
+        low, high = self.bounds
+        return (-math.inf, math.inf) if ((self.scores < low) | (self.scores > high)).any() else self.bounds
 
     @property
     def ranking(self):
@@ -128,14 +137,17 @@ class FleetResult:
 
         The seeds give pairs: the same initial weights, order and data as far as the settings allow. Student's t test on
         the pairs' differences, two-sided at 5 %; the probabilities by Holm's rule (1979), since all settings are
-        compared with the best. None where there are fewer than two pairs, for the best itself, and of settings that
-        failed, which are not counted among all.
+        compared with the best. None for the best itself, of settings that failed, which are not counted among all, and
+        where there are too few seeds to tell: fewer than three, or so few for so many settings that a mean difference
+        of three standard deviations of the pairs' differences would not be told.
         """
         from scipy.special import stdtr  # scipy.stats takes a second to import
 
         scores, best = self.scores, self.best
         n = scores.shape[1]
-        if n < 2:
+        # Scores come in steps, accuracies of one row: of two seeds the differences are the same by chance, and t is
+        # infinite, in 6 to 12 % of comparisons where one row to four are their deviation. Of three 0.5 to 3 %.
+        if n < FEWEST_SEEDS:
             return [None] * len(scores)
         others = [i for i in range(len(scores)) if i != best and not np.isnan(scores[i]).any()]
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -146,15 +158,19 @@ class FleetResult:
             statistic = np.where(mean == 0, 0.0, np.abs(mean) / (deviation / math.sqrt(n)))
         statistic[np.isinf(mean)] = math.inf
         p = {i: 2 * stdtr(n - 1, -statistic[i]) for i in others}
-        told, found = True, [None] * len(scores)
-        for rank, i in enumerate(sorted(others, key=p.get)):
-            told = told and p[i] * (len(others) - rank) < 1 - CONFIDENCE
-            found[i] = bool(told)
+        found, left = [None] * len(scores), sorted(others, key=p.get)
+        while left and p[left[0]] * len(left) < 1 - CONFIDENCE:
+            found[left.pop(0)] = True
+        # Who cannot tell three deviations apart has not found that two settings are alike.
+        if left and 2 * stdtr(n - 1, -CLEAR * math.sqrt(n)) * len(left) < 1 - CONFIDENCE:
+            for i in left:
+                found[i] = False
         return found
 
     def verdicts(self):
-        """list of str: "best", "not distinguishable from the best", "worse than the best", or why nobody can tell."""
-        words = {True: "worse than the best", False: "not distinguishable from the best", None: "one seed cannot tell"}
+        """list of str: "best", "not distinguishable from the best", "worse than the best", "too few seeds to tell", or
+        "failed"."""
+        words = {True: "worse than the best", False: "not distinguishable from the best", None: "too few seeds to tell"}
         found = [words[told] for told in self.distinguishable]
         found[self.best] = "best"
         return ["failed" if math.isnan(mean) else word for mean, word in zip(self.means, found, strict=True)]
@@ -200,7 +216,8 @@ class FleetResult:
         from .plots import search
 
         scores, ranking = self.scores, [i for i in self.ranking if np.isfinite(self.means[i])]
-        return search([(shown(self.settings[i]), scores[i]) for i in ranking[:most]], path, quantity="score")
+        results = [(shown(self.settings[i]), scores[i]) for i in ranking[:most]]
+        return search(results, path, quantity="score", bounds=self._bounds())
 
     def to_csv(self, path):
         """Write `rows` to a file."""
@@ -285,7 +302,7 @@ def fit_many(
     data = Data(estimator, X, y, sample_weight, validation)
     scorer = check_scoring(estimator, scoring=scoring)
     members = members_of(len(settings), len(seeds), data.folds)
-    result = FleetResult(settings, seeds, data.scored_on, members)
+    result = FleetResult(settings, seeds, data.scored_on, members, bounds_of(estimator, scoring))
     keeper = _Keeper(result, keep, len(seeds) * data.folds)
 
     def train(member):
@@ -305,7 +322,8 @@ class Data:
     """Training data, and what scores are taken on."""
 
     def __init__(self, estimator, X, y, sample_weight, validation):
-        self.train = tuple(indexable(X, y, sample_weight))
+        with hinting_at_columns(X, y):
+            self.train = tuple(indexable(X, y, sample_weight))
         self.held, self.parts, self.scored_on = self.train[:2], [], "training data"
         if isinstance(validation, tuple | list) and len(validation) == 2:
             self.held, self.scored_on = tuple(indexable(*validation)), "validation data"
@@ -412,6 +430,15 @@ def check_error_score(error_score):
     number = isinstance(error_score, numbers.Real) and not isinstance(error_score, bool)
     if not number and (not isinstance(error_score, str) or error_score != "raise"):
         raise ValueError(f"error_score: expected 'raise' or a number, got {error_score!r}")
+
+
+def bounds_of(estimator, scoring):
+    """Between which scores lie: accuracies and R^2, the defaults, tell; of another scoring nothing is known."""
+    if isinstance(scoring, str):
+        accuracy, r2 = scoring == "accuracy", scoring == "r2"
+    else:
+        accuracy, r2 = (scoring is None and kind(estimator) for kind in (is_classifier, is_regressor))
+    return (0.0 if accuracy else -math.inf, 1.0 if accuracy or r2 else math.inf)
 
 
 def run(member, estimator, data, scorer, error_score="raise"):

@@ -131,7 +131,9 @@ class Forecast:
 
 
 def duration(seconds):
-    """A time in words: 12.3 s, 4 min 10 s, 2 h 05 min."""
+    """A time in words: 12.3 ms, 12.3 s, 4 min 10 s, 2 h 05 min."""
+    if seconds < 0.1:
+        return f"{1e3 * seconds:.3g} ms"
     if seconds < 59.95:
         return f"{seconds:.3g} s" if seconds < 10 else f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)

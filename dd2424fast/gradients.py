@@ -50,9 +50,9 @@ class GradientReport:
         width = max(24, *map(len, self.errors))
         lines = [f"{name:<{width}} {_shown(error)}" for name, error in self.errors.items()]
         verdict = "passed" if self.passed else "FAILED"
+        found = f"relative error {self.worst_error:.2e}" if self.worst_error else "no more than rounding"
         lines.append(
-            f"{verdict}: worst {self.worst_name}, relative error {_shown(self.worst_error)} "
-            f"(tolerance {self.tolerance:.0e}), "
+            f"{verdict}: worst {self.worst_name}, {found} (tolerance {self.tolerance:.0e}), "
             f"analytic {self.analytic:.6e}, numeric {self.numeric:.6e}; {self.entries} entries"
         )
         if self.set_aside:

@@ -172,6 +172,26 @@ def _texts(name, values):
     return texts
 
 
+def interval(scores, confidence=0.95, low=-math.inf, high=math.inf):
+    """The confidence interval of a mean, by Student's t distribution, cut off where no mean can lie.
+
+    Parameters
+    ----------
+    scores : array of shape (n,)
+        Independent of each other, one a seed.
+    confidence : float in (0, 1)
+    low, high : float
+        Between which all scores lie that there can be; of an accuracy 0 and 1.
+
+    Returns
+    -------
+    (float, float)
+        NaN of fewer than two scores.
+    """
+    mean, half = float(np.mean(scores)), half_interval(scores, confidence)
+    return tuple(float(end) for end in np.clip([mean - half, mean + half], low, high))
+
+
 def half_interval(scores, confidence=0.95):
     """Half of the confidence interval of a mean, by Student's t distribution (Student 1908).
 

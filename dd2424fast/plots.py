@@ -12,7 +12,7 @@ from .configuration import array_of, integer_in, positive_integer, real_in
 from .generation import continued
 from .history import History
 from .losses import CrossEntropy
-from .metrics import distinct, half_interval, perplexity
+from .metrics import distinct, interval, perplexity
 from .nn import Dropout, Sequential
 from .nn.layers import _Elementwise
 from .nn.module import Module
@@ -527,7 +527,7 @@ def _matrix(figure, axes, values, text, names):
     axes.set_yticks(places, names)
 
 
-def search(results, path=None, *, quantity="val_accuracy", confidence=0.95):
+def search(results, path=None, *, quantity="val_accuracy", confidence=0.95, bounds=None):
     """Draw what the settings of a search came to: a bar for the mean over seeds, the mean's confidence interval, and
     the best setting in another colour.
 
@@ -542,6 +542,9 @@ def search(results, path=None, *, quantity="val_accuracy", confidence=0.95):
         ends with "score", the highest mean is the best; elsewhere the lowest one. A loss is in nats.
     confidence : float in (0, 1)
         Of the interval, by Student's t distribution.
+    bounds : (float, float), optional
+        Between which all scores lie that there can be: the intervals are cut off there. Default: 0 and 1 where the
+        quantity ends with "accuracy".
 
     Returns
     -------
@@ -556,21 +559,36 @@ def search(results, path=None, *, quantity="val_accuracy", confidence=0.95):
     if not pairs:
         raise ValueError("results: expected at least one, got none")
     means = np.array([scores.mean() for _, scores in pairs])
-    errors = [half_interval(scores, confidence) if len(scores) > 1 else None for _, scores in pairs]
+    low, high = _bounds(bounds, quantity)
+    ends = [interval(scores, confidence, low, high) if len(scores) > 1 else None for _, scores in pairs]
     best = int(means.argmax() if quantity.endswith(("accuracy", "score")) else means.argmin())
     figure = _empty(max(4.5, 0.7 * len(pairs) + 1.5), 3.8)
     axes = figure.subplots()
-    for i, (mean, error) in enumerate(zip(means, errors, strict=True)):
+    for i, (mean, found) in enumerate(zip(means, ends, strict=True)):
+        error = None if found is None else [[max(mean - found[0], 0.0)], [max(found[1] - mean, 0.0)]]
         axes.bar(
             i, mean, 0.7, yerr=error, capsize=4, color=_colour(i == best), edgecolor="black", linewidth=0.6,
             hatch="//" if i == best else None, label="best" if i == best else None,
         )  # fmt: skip
-        axes.annotate(f"{mean:.4g}", (i, mean + (error or 0.0)), (0, 3), textcoords="offset points", ha="center")
+        top = mean if found is None else found[1]
+        axes.annotate(f"{mean:.4g}", (i, top), (0, 3), textcoords="offset points", ha="center")
     axes.set_xticks(range(len(pairs)), [label for label, _ in pairs], rotation=30, ha="right")
     axes.set(ylabel=quantity.replace("val_", "validation ").replace("_", " ") + _unit(quantity))
     axes.margins(y=0.12)
     axes.legend()
     return _written(figure, path)
+
+
+def _bounds(bounds, quantity):
+    """As drawn."""
+    if bounds is None:
+        bounds = (0.0, 1.0) if quantity.endswith("accuracy") else (-math.inf, math.inf)
+    if not isinstance(bounds, tuple | list) or len(bounds) != 2:
+        raise TypeError(f"bounds: expected (low, high), got {bounds!r}")
+    low, high = (real_in(f"bounds[{i}]", end, -math.inf, math.inf) for i, end in enumerate(bounds))
+    if low >= high:
+        raise ValueError(f"bounds: expected low < high, got {low} and {high}")
+    return low * _factor(quantity), high * _factor(quantity)
 
 
 def _setting(i, item, quantity):

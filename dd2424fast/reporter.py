@@ -71,7 +71,8 @@ class Reporter:
         if self.bar is not None:
             self.last = "".join(f", {name} {row[name]:.4f}" for name in names if name.startswith("val_"))
         elif self.shown:
+            from .forecast import duration
+
             text = ", ".join(f"{name} {row[name]:.4f}" for name in names)
-            print(
-                f"epoch {row['epoch']:g}/{self.trainer._last_epoch}: {text} ({row['seconds']:.2f} s)", file=sys.stderr
-            )
+            epochs, took = self.trainer._last_epoch, duration(row["seconds"])
+            print(f"epoch {row['epoch']:g}/{epochs}: {text} ({took})", file=sys.stderr)

@@ -12,6 +12,7 @@ from .fleet import (
     QUIET,
     Data,
     FleetResult,
+    bounds_of,
     check_error_score,
     fit_many,
     members_of,
@@ -74,7 +75,7 @@ def successive_halving(
     Parameters
     ----------
     estimator : with the parameters warm_start and max_iter, such as MLPClassifier
-        Those together must mean epochs beyond what is trained already.
+        Those together must mean epochs beyond what is trained already. A pipeline has none.
     parameter_settings, X, y, seeds, validation, sample_weight, scoring, threads, error_score, progress : see fit_many
         With a cross-validation, each fold's model goes on.
     max_iter : int
@@ -102,12 +103,9 @@ def successive_halving(
         own = {"max_iter", "warm_start"} & setting.keys()
         if own:
             raise ValueError(f"parameter_settings[{i}]: expected no {own.pop()}, which the search itself sets")
-    missing = {"warm_start", "max_iter"} - prepared(estimator, settings[0]).get_params().keys()
-    if missing:
-        name = type(estimator).__name__
-        raise TypeError(f"estimator: expected one with the parameters warm_start and max_iter, {name} lacks {missing}")
+    _check_goes_on(prepared(estimator, settings[0]))
     data, scorer = Data(estimator, X, y, sample_weight, validation), check_scoring(estimator, scoring=scoring)
-    warm = estimator.get_params()["warm_start"]
+    bounds, warm = bounds_of(estimator, scoring), estimator.get_params()["warm_start"]
     prototypes = [prepared(estimator, setting).set_params(warm_start=True) for setting in settings]
     trained = _Trained(prototypes, seeds, data, scorer, error_score)
     alive, rounds, notes, before = list(range(len(settings))), [], [], 0
@@ -115,7 +113,7 @@ def successive_halving(
         members = members_of(len(alive), len(seeds), data.folds)
         with QUIET:
             side_by_side(functools.partial(trained.go_on, alive, epochs - before), members, threads, progress)
-        result = FleetResult([settings[i] for i in alive], seeds, data.scored_on, members)
+        result = FleetResult([settings[i] for i in alive], seeds, data.scored_on, members, bounds)
         rounds.append(result)
         notes.append(f"{len(alive)} settings after {epochs} epochs")
         last, before = epochs == rungs[-1], epochs
@@ -128,6 +126,17 @@ def successive_halving(
     for member in rounds[-1].of(rounds[-1].best):
         member.estimator.set_params(max_iter=max_iter, warm_start=warm)
     return SearchResult(rounds, notes, rounds[-1])
+
+
+def _check_goes_on(estimator):
+    lacks = [name for name in ("warm_start", "max_iter") if name not in estimator.get_params()]
+    if lacks:
+        name = type(estimator).__name__
+        hint = ": transform X before, and search for its last step, or use fit_many" if name == "Pipeline" else ""
+        raise TypeError(
+            f"estimator: expected one with the parameters warm_start and max_iter, {name} lacks {' and '.join(lacks)}"
+            f"{hint}"
+        )
 
 
 class _Trained:
@@ -170,7 +179,7 @@ def _rungs(settings, factor, max_iter, first_iter):
 
 
 def coarse_to_fine(
-    estimator, ranges, X, y, seeds=None, *, settings=8, rounds=3, best=3, random_state=0, validation=0.1, **options
+    estimator, ranges, X, y, seeds=None, *, settings=8, rounds=3, best=None, random_state=0, validation=0.1, **options
 ):
     """Search ranges of positive numbers on a logarithmic scale, then again around the best: the course's lambda search.
 
@@ -182,12 +191,12 @@ def coarse_to_fine(
     ----------
     estimator, X, y, seeds, validation : see fit_many
     ranges : dict from parameter to (low, high)
-        0 < low < high.
+        0 < low < high; of parameters that take floats, since nothing is rounded.
     settings : int
         Of each round.
     rounds : int
-    best : int
-        So many settings decide where the next round looks.
+    best : int, optional
+        So many settings decide where the next round looks. Default: 3, of two settings 2.
     random_state : int
         Of the draws.
     **options : see fit_many
@@ -201,7 +210,7 @@ def coarse_to_fine(
     Bergstra and Bengio 2012, JMLR 13: random search. McKay, Beckman and Conover 1979: the hypercube.
     """
     settings, rounds = integer_in("settings", settings, 2, 10**6), positive_integer("rounds", rounds)
-    best = integer_in("best", best, 1, settings)
+    best = min(3, settings) if best is None else integer_in("best", best, 1, settings)
     seeds = seeds if seeds is None else seeds_of(seeds)
     ranges = {name: _range(name, bounds) for name, bounds in _mapping(ranges).items()}
     rng, results, notes = np.random.default_rng(integer_in("random_state", random_state, 0)), [], []

@@ -28,9 +28,11 @@ from .threads import END
 TIME_BUDGET = "time budget"  # the stop reason
 
 
-class TrainingDiverged(FloatingPointError):
+class TrainingDiverged(FloatingPointError, ValueError):
     """The loss or a gradient is not finite: the update was not applied, the parameters are those before it. Or a
     parameter is not finite, found when a checkpoint was to be saved: the file is the one before it.
+
+    A ValueError too, which scikit-learn's estimators raise.
 
     Attributes
     ----------

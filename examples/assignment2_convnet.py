@@ -18,6 +18,7 @@ from pathlib import Path
 import course
 
 import dd2424fast as dd
+from dd2424fast.data.cifar10 import URL
 
 BATCH_SIZE = 100
 SHAPES = ((2, 3), (4, 10), (8, 40), (16, 160))  # side of a patch, filters; about as many numbers behind them
@@ -178,12 +179,17 @@ def main():
     )
     parser.add_argument("--quick", action="store_true", help="a few updates: does everything work?")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--output", type=Path, default=Path("assignment2"), metavar="FOLDER", help="(%(default)s)")
+    parser.add_argument(
+        "--output", type=Path, default=Path("assignment2_convnet"), metavar="FOLDER", help="(%(default)s)"
+    )
     arguments = parser.parse_args()
     try:
         data = Data.load(arguments.data, 1000 if arguments.quick else None)
     except FileNotFoundError as error:
-        sys.exit(f"assignment2_convnet: {error}\nGive --data PATH, or set DD2424FAST_DATA.")
+        sys.exit(
+            f"assignment2_convnet: {error}\nTo fetch them (170 MB): curl -O {URL}\n"
+            "Give --data PATH, or set DD2424FAST_DATA."
+        )
     arguments.output.mkdir(parents=True, exist_ok=True)
 
     results = []
@@ -195,6 +201,8 @@ def main():
 
     print(table(results))
     plot(results, -(-len(data.train[0]) // BATCH_SIZE), arguments.output / "curves.png")
+    if arguments.quick:
+        print("--quick: a few updates on a few images show that everything works; the accuracies mean nothing")
     print(f"plot and networks: {arguments.output}")
 
 

@@ -235,7 +235,7 @@ def samples(result, length, seed, path):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, metavar="FILE", help="a text (default: Python's language reference)")
-    parser.add_argument("--output", type=Path, default=Path("assignment3"), metavar="FOLDER", help="(%(default)s)")
+    parser.add_argument("--output", type=Path, default=Path("assignment3_text"), metavar="FOLDER", help="(%(default)s)")
     parser.add_argument(
         "--units", nargs="+", choices=UNITS, default=["char", "bpe"], help="that the gated cells read (char bpe)"
     )
@@ -276,6 +276,10 @@ def main():
     samples(speaker, short, seed, arguments.output / "temperatures.png")
     print(f"\n==== flow of gradients ====\n{report}")
     print(f"\n==== all ====\n{table(results, long, seed)}")
+    if arguments.quick:
+        print(
+            "\n--quick: a few updates on a short text show that everything works; the losses and the texts mean nothing"
+        )
     print(f"\nplots: {arguments.output}")
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 import dd2424fast as dd
+from dd2424fast.data.cifar10 import URL
 
 FEW = ("dog", "horse", "truck")  # the classes to be learned from few images
 WAYS = ("from scratch", "frozen features", "fine-tuned")
@@ -190,7 +191,9 @@ def main():
     parser.add_argument("--draws", type=int, default=Settings.draws, help="of the few images (%(default)s)")
     parser.add_argument("--quick", action="store_true", help="a small network, a few updates: does everything work?")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--output", type=Path, default=Path("assignment4"), metavar="FOLDER", help="(%(default)s)")
+    parser.add_argument(
+        "--output", type=Path, default=Path("assignment4_transfer"), metavar="FOLDER", help="(%(default)s)"
+    )
     arguments = parser.parse_args()
     for name in ("epochs", "draws"):
         if getattr(arguments, name) < 1:
@@ -199,7 +202,10 @@ def main():
     try:
         train, test = ((x[: settings.most], y[: settings.most]) for x, y in dd.data.load_cifar10(arguments.data))
     except FileNotFoundError as error:
-        sys.exit(f"assignment4_transfer: {error}\nGive --data PATH, or set DD2424FAST_DATA.")
+        sys.exit(
+            f"assignment4_transfer: {error}\nTo fetch them (170 MB): curl -O {URL}\n"
+            "Give --data PATH, or set DD2424FAST_DATA."
+        )
     arguments.output.mkdir(parents=True, exist_ok=True)
 
     many = [name for name in dd.data.CIFAR_CLASSES if name not in FEW]
@@ -225,6 +231,8 @@ def main():
     print(f"\n{', '.join(FEW)} from {settings.images} images each, {settings.draws} draws\n\n{table(runs)}")
     print(f"An epoch of the head behind the frozen layers, without kept features: {1e3 * whole:.1f} ms")
     plot(runs, settings.every, arguments.output / "curves.png")
+    if arguments.quick:
+        print("--quick: a few updates on a few images show that everything works; the accuracies mean nothing")
     print(f"\nplot and network: {arguments.output}")
 
 

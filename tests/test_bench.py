@@ -83,6 +83,12 @@ def test_table_tells_what_is_slower_missing_and_disturbed(report):
     assert "not installed" in table
     assert "2 +-10%" in table
     assert "DISTURBED: mlp: a library that should have waited took 50% of a CPU" in table
+    assert "try --threads 1" not in table
+    report.training[0]["disturbance"] = {"idle_cpu": 0.0, "others_cpu": 0.3}
+    assert "DISTURBED: mlp: in a turn other processes took 30% of the CPUs; try --threads 1" in report.table()
+    report.training[0]["threads"] = 1
+    assert "other processes took 30%" in report.table()
+    assert "try --threads 1" not in report.table()
     markdown = report.to_markdown()
     assert "| update | dd2424fast | NumPy twin |" in markdown
     rows = [line for line in markdown.splitlines() if line.startswith("|")]

@@ -91,7 +91,14 @@ def test_wrong_usage_exits_2_before_any_work(args, message):
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["train", "mlp", "--data", "no/such/folder"], "no CIFAR-10 files at no/such/folder"),
+        (
+            ["train", "mlp", "--data", "no/such/folder"],
+            "--data: no CIFAR-10 files at no/such/folder; to fetch them (170",
+        ),
+        (
+            ["train", "mlp", "--data", "."],
+            "curl -O https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz, then --dat",
+        ),
         (["train", "mlp", "--batches", "1"], "only CIFAR-10 comes in batches"),
         (["train", "linear", "--lr", "1e38"], "it was not applied"),
         (["train", "mlp", "--checkpoint", "missing.safetensors", "--resume"], "there is no file missing.safetensors"),
@@ -155,6 +162,21 @@ def test_the_normalisation_is_of_the_training_images_alone(trained):
     (x, y), _ = dd.data.load_digits(seed=0)
     (kept, _), _ = dd.data.train_validation_split(x.reshape(len(x), -1), y, validation=0.1, seed=5)
     np.testing.assert_allclose(load_file(folder / "m.standardizer.safetensors")["mean"], kept.mean(axis=0), rtol=1e-12)
+
+
+def test_all_files_are_named_and_read_in_python(trained, tmp_path):
+    folder, result = trained
+    files = json.loads(result.stdout)["files"]
+    assert set(files.values()) == {str(path) for path in folder.iterdir()}
+    model, scale = dd.nn.Module.load(files["output"]), dd.data.Standardizer.load(files["standardizer"])
+    _, (x, y) = dd.data.load_digits()
+    accuracy = (model.predict(scale.transform(x.reshape(len(x), -1))).argmax(axis=1) == y).mean()
+    assert accuracy == json.loads(result.stdout)["test"]["accuracy"]
+    output = tmp_path / "m.safetensors"
+    last = run("train", "linear", "--epochs", 1, "--quiet", "--output", output).stdout.splitlines()[-2:]
+    assert [line.split() for line in last] == [
+        ["output", str(output)], ["standardizer", str(tmp_path / "m.standardizer.safetensors")],
+    ]  # fmt: skip
 
 
 def test_evaluate_needs_the_normalisation_and_data_that_fit(trained, tmp_path):
@@ -308,6 +330,18 @@ def test_a_checkpoint_is_not_overwritten_nor_taken_up_by_other_options(tmp_path)
         json.loads(longer.stdout)["test"]
         == json.loads(run("train", "linear", "--epochs", 3, "--quiet", "--json").stdout)["test"]
     )
+
+
+def test_a_cosine_goes_on_with_as_many_epochs(tmp_path):
+    options = ["train", "linear", "--schedule", "cosine", "--checkpoint", tmp_path / "c.safetensors", "--quiet"]
+    assert run(*options, "--epochs", 2).exit_code == 0
+    longer = run(*options, "--epochs", 3, "--resume")
+    assert longer.exit_code == 1
+    assert "--resume: expected --epochs 2, as the checkpoint was made with, got --epochs 3: a cosine" in longer.stderr
+    assert "Give --epochs 2 to go on, or train anew with another --checkpoint" in longer.stderr
+    other = run(*options, "--epochs", 3, "--lr", 0.5, "--resume")
+    assert "the checkpoint was made with epochs 2 (now 3), lr None (now 0.5)" in other.stderr
+    assert run(*options, "--epochs", 2, "--resume").exit_code == 0
 
 
 def test_no_progress_bar_in_a_file(start):

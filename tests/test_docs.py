@@ -1,9 +1,11 @@
 """The code in README.md and in docs/ runs, page by page, from top to bottom."""
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
+from command_line import run
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
@@ -16,6 +18,7 @@ PAGES = (
     "docs/text.md",
     "docs/images.md",
     "docs/mlp.md",
+    "docs/saving.md",
     "docs/estimators.md",
     "docs/search.md",
     "docs/debugging.md",
@@ -36,11 +39,20 @@ def code_of(page):
     return "\n".join(lines)
 
 
+def commands_of(page):
+    """The command lines that a page's code takes up, as (name, argument, ...)."""
+    lines = (ROOT / page).read_text(encoding="utf-8").splitlines() if page == "docs/saving.md" else []
+    return [shlex.split(line)[1:] for line in lines if line.startswith("    dd2424fast ")]
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_the_page_runs(page, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Path("book.txt").write_text(BOOK)
     Path("play.txt").write_text(PLAY)
+    for command in commands_of(page):
+        result = run(*command)
+        assert result.exit_code == 0, result.output
     code = code_of(page)
     assert "import dd2424fast as dd" in code
     exec(compile(code, ROOT / page, "exec"), {"__name__": "page"})
@@ -70,3 +82,22 @@ def test_pages_that_docs_list_exist():
     listed = set(re.findall(r"\]\(([\w/]+\.md)\)", text))
     found = {str(path.relative_to(ROOT / "docs")) for path in (ROOT / "docs").rglob("*.md")} - {"README.md"}
     assert listed == found
+
+
+def test_links_lead_somewhere():
+    """To files, and to headings of pages."""
+    named = ("README.md", "CONTRIBUTING.md", "benchmarks/README.md")
+    pages = [*(ROOT / name for name in named), *ROOT.glob("docs/**/*.md")]
+    for page in pages:
+        for link in re.findall(r"\]\((?!https?://)([^)\s]+)\)", page.read_text(encoding="utf-8")):
+            path, _, heading = link.partition("#")
+            target = page.parent / path if path else page
+            assert target.exists(), f"{page.name}: {link}"
+            if heading:
+                assert heading in headings_of(target), f"{page.name}: {link}"
+
+
+def headings_of(page):
+    """As the page's links name them."""
+    found = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in found}

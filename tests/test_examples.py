@@ -196,8 +196,9 @@ def test_first_weights_of_a_deviation():
 def test_convnet_assignment(cifar, example, capsys, tmp_path):
     with pytest.warns(UserWarning, match="loaded without the missing data_batch_3"):
         example("assignment2_convnet.py", "--data", cifar, "--quick", "--output", "out")
-    head, *rows, last = capsys.readouterr().out.splitlines()
+    head, *rows, quick, last = capsys.readouterr().out.splitlines()
     assert last == "plot and networks: out"
+    assert quick.endswith("the accuracies mean nothing")
     assert head.split() == "parameters updates validation test mirrored ensemble time an update".split()
     names = [f"patches of {patch}" for patch in (2, 4, 8, 16, 4)] + ["3 x 3: 2 4", "3 x 3: 4 8 16"]
     assert [row.split(",")[0] for row in rows] == names
@@ -226,6 +227,7 @@ def test_transfer_assignment(cifar, example, capsys, tmp_path):
     assert "seven classes" not in again
     for text in printed:
         lines = text.splitlines()
+        assert lines[-3].endswith("the accuracies mean nothing")
         start = lines.index("dog, horse, truck from 4 images each, 2 draws") + 3
         assert [line[:18].strip() for line in lines[start : start + 3]] == [
             "from scratch",
@@ -289,6 +291,24 @@ def test_draws_and_intervals():
     assert (mean, half) == (pytest.approx(0.6), pytest.approx(4.302653 * 0.1 / 3**0.5))  # t(0.975, 2) = 4.302653
 
 
+@pytest.mark.parametrize("name", ["assignment2_convnet", "assignment4_transfer"])
+def test_what_is_missing_is_fetched_at_the_shell(name, example, tmp_path):
+    with pytest.raises(SystemExit) as stop:
+        example(f"{name}.py", "--data", tmp_path)
+    assert stop.value.code.splitlines() == [
+        f"{name}: no CIFAR-10 files at {tmp_path}",
+        "To fetch them (170 MB): curl -O https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
+        "Give --data PATH, or set DD2424FAST_DATA.",
+    ]
+
+
+@pytest.mark.parametrize("name", ["assignment2_convnet", "assignment3_text", "assignment4_transfer"])
+def test_the_folder_is_called_as_the_script(name, example, capsys):
+    with pytest.raises(SystemExit):
+        example(f"{name}.py", "--help")
+    assert f"({name})" in capsys.readouterr().out
+
+
 # ---- text ------------------------------------------------------------------------------------------------------------
 
 
@@ -307,7 +327,7 @@ def text_assignment(monkeypatch, tmp_path):
 
 def rows_of(printed):
     """The table's lines: name and numbers."""
-    lines = printed[printed.index("==== all ====") :].splitlines()[2:-2]
+    lines = printed[printed.index("==== all ====") :].splitlines()[2:-4]
     return {line[:28].strip(): [float(n.replace(",", "")) for n in line[28:].split()] for line in lines}
 
 
@@ -315,6 +335,7 @@ def test_text_assignment(text_assignment, capsys, tmp_path):
     pytest.importorskip("tokenizers")
     text_assignment("--data", "text.txt", "--quick", "--best", "--units", "char", "bpe", "word", "--output", "plots")
     printed = capsys.readouterr().out
+    assert printed.splitlines()[-3].endswith("the losses and the texts mean nothing")
     rows = rows_of(printed)
     cells = ("LSTM 16", "GRU 16", "LSTM 16 + 16", "GRU 16 + 16")
     batched = [f"{cell}, {unit}" for unit in ("characters", "byte pairs", "words") for cell in cells]

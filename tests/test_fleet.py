@@ -23,7 +23,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import dd2424fast as dd
-from dd2424fast.fleet import FleetResult, Member, _Keeper
+from dd2424fast.fleet import FleetResult, Member, _Keeper, bounds_of
 from dd2424fast.kernels import _team
 from dd2424fast.threads import END
 
@@ -207,7 +207,7 @@ def test_which_training_converged(data):
     failed = network(learning_rate_init=1e300, batch_size=10)
     member = dd.fit_many(failed, [{}], X, y, error_score=math.nan).members[0]
     assert member.converged is None
-    assert member.error.startswith("SolverDiverged: update")
+    assert member.error.startswith("TrainingDiverged: update")
     from sklearn.linear_model import LogisticRegression
 
     member = dd.fit_many(LogisticRegression(), [{}], X, y).members[0]  # whose n_iter_ is an array
@@ -324,6 +324,36 @@ def test_mean_and_interval_are_students():
     assert np.isnan(result([[0.5], [0.6]]).intervals).all()
 
 
+def test_no_interval_reaches_where_no_score_can_be(data):
+    """Of an accuracy 0 and 1, of R^2 1; not where scores show that they are something else."""
+    X, y = data
+    accuracies = [[0.9, 0.99, 0.999], [0.01, 0.1, 0.0]]
+    found = result(accuracies)
+    low, high = found.intervals.T
+    assert low[1] < 0 < 1 < high[0]
+    found.bounds = (0.0, 1.0)
+    np.testing.assert_array_equal(found.intervals, [[low[0], 1.0], [0.0, high[1]]])
+    ends = [lines.get_segments()[0][:, 1] for lines in found.plot().axes[0].collections]
+    np.testing.assert_allclose(ends, [[low[0], 1.0], [0.0, high[1]]])
+    assert [(row["low"], row["high"]) for row in found.rows()] == [(low[0], 1.0), (0.0, high[1])]
+    found.members[0].score = -1.0  # an error_score
+    assert found.intervals[0, 0] < -1
+    for estimator, scoring, bounds in (
+        (Recorder(), None, (0.0, 1.0)),
+        (make_pipeline(StandardScaler(), Recorder()), None, (0.0, 1.0)),
+        (Recorder(), "accuracy", (0.0, 1.0)),
+        (Recorder(), "neg_log_loss", (-math.inf, math.inf)),
+        (Recorder(), lambda estimator, X, y: 3.0, (-math.inf, math.inf)),
+        (LinearRegression(), None, (-math.inf, 1.0)),
+        (LinearRegression(), "r2", (-math.inf, 1.0)),
+        (LinearRegression(), "neg_mean_squared_error", (-math.inf, math.inf)),
+    ):
+        assert bounds_of(estimator, scoring) == bounds
+    assert dd.fit_many(LinearRegression(), [{}], X, y).bounds == (-math.inf, 1.0)
+    search = dd.successive_halving(network(), [{}], X, y, max_iter=2)
+    assert search.best_round.bounds == (0.0, 1.0)
+
+
 def test_verdicts_are_those_of_a_paired_test():
     """Seeds that all settings share move scores up and down together: pairs see through that."""
     rng = np.random.default_rng(2)
@@ -363,7 +393,34 @@ def test_holms_rule_grows_milder_from_one_comparison_to_the_next():
     assert result([best, below(0.04)]).verdicts() == ["best", worse]
     assert result([best, below(0.06)]).verdicts() == ["best", unclear]
     assert result([best, below(0.04), below(0.02)]).verdicts() == ["best", worse, worse]
-    assert result([best, below(0.04), below(0.03)]).verdicts() == ["best", unclear, unclear]
+    few = "too few seeds to tell"  # 3.6 standard deviations would be needed, where 2.5 are for one comparison
+    assert result([best, below(0.04), below(0.03)]).verdicts() == ["best", few, few]
+
+
+def test_too_few_seeds_for_so_many_settings():
+    """Student's t of Holm's first step, over the root of the seeds: how many deviations of the pairs' differences a
+    mean difference must have. Where more than three are needed, nobody has found out that two settings are alike."""
+    for seeds, settings in itertools.product(range(2, 9), (2, 3, 6, 9, 20, 36, 64)):
+        needed = stats.t.ppf(1 - 0.025 / (settings - 1), seeds - 1) / math.sqrt(seeds)
+        found = result([np.roll(np.linspace(0.5, 0.6, seeds), i) for i in range(settings)])
+        words = {"best", "too few seeds to tell" if needed > 3 else "not distinguishable from the best"}
+        assert set(found.verdicts()) == words, (seeds, settings)
+
+
+def test_what_is_told_leaves_fewer_comparisons():
+    """Three seeds cannot tell of three settings, but two of them are told, and then they can of the last."""
+    rng = np.random.default_rng(1)
+    close = 0.9 + 0.01 * rng.normal(size=(2, 3))
+    assert "too few seeds to tell" in result([*close, *close + 0.001 * rng.normal(size=(2, 3))]).verdicts()
+    clear = [close[0] - 0.3, close[0] - 0.4 + 1e-4 * rng.normal(size=3)]
+    words = result([*close, *clear]).verdicts()
+    assert sorted(words) == ["best", "not distinguishable from the best", *["worse than the best"] * 2]
+
+
+def test_two_seeds_never_tell():
+    """Accuracies on 100 rows: by chance both differ by as many rows, t is infinite, and the test would tell."""
+    assert result([[0.95, 0.96], [0.92, 0.93]]).verdicts() == ["best", "too few seeds to tell"]
+    assert result([[0.95, 0.96, 0.94], [0.92, 0.93, 0.91]]).verdicts() == ["best", "worse than the best"]
 
 
 def test_equal_but_for_rounding():
@@ -392,9 +449,9 @@ def test_the_best_is_kept_though_rounding_decides():
 
 
 def test_equal_and_constant_scores():
-    found = result([[0.5, 0.6], [0.5, 0.6], [0.3, 0.4]])
+    found = result([[0.5, 0.6, 0.4], [0.5, 0.6, 0.4], [0.3, 0.4, 0.2]])
     assert found.verdicts() == ["best", "not distinguishable from the best", "worse than the best"]
-    assert result([[0.5], [0.4]]).verdicts() == ["best", "one seed cannot tell"]
+    assert result([[0.5], [0.4]]).verdicts() == ["best", "too few seeds to tell"]
 
 
 def test_table_and_file(tmp_path):
@@ -477,7 +534,7 @@ def test_halving_without_what_fails(data):
     assert search.best_setting in settings[1:]
     call["parameter_settings"] = settings[:1] * 2
     search = dd.successive_halving(**call, factor=2, first_iter=3, error_score=math.nan)
-    assert [one.members[0].error[:14] for one in search.rounds] == ["SolverDiverged"] * 2
+    assert [one.members[0].error[:16] for one in search.rounds] == ["TrainingDiverged"] * 2
     assert math.isnan(search.best_score)
 
 
@@ -559,6 +616,15 @@ def test_coarse_to_fine_narrows_around_the_best():
     assert [one.settings for one in again.rounds] == [one.settings for one in search.rounds]
 
 
+def test_coarse_to_fine_of_two_settings():
+    """The default of `best` follows; what is given is checked."""
+    X, y = np.zeros((20, 1)), np.arange(20) % 2
+    search = dd.coarse_to_fine(Recorder(), {"value": (0.1, 0.9)}, X, y, settings=2, rounds=2)
+    assert [len(one.settings) for one in search.rounds] == [2, 2]
+    with pytest.raises(ValueError, match="best: expected an integer from 1 to 2, got 3"):
+        dd.coarse_to_fine(Recorder(), {"value": (0.1, 0.9)}, X, y, settings=2, best=3)
+
+
 # ---- what does not fit ---------------------------------------------------------------------------------------------
 
 
@@ -597,6 +663,8 @@ def test_searches_name_what_is_wrong(data):
     X, y = data
     with pytest.raises(TypeError, match="estimator: expected one with the parameters warm_start and max_iter"):
         dd.successive_halving(RandomForestClassifier(), [{}], X, y, max_iter=3)
+    with pytest.raises(TypeError, match=r"Pipeline lacks warm_start and max_iter: transform X before, .* or use fit_m"):
+        dd.successive_halving(make_pipeline(StandardScaler(), network()), [{}], X, y, max_iter=3)
     with pytest.raises(
         ValueError, match=r"parameter_settings\[1\]: expected no max_iter, which the search itself sets"
     ):

@@ -292,7 +292,7 @@ def test_what_it_says(problem, make_trainer):
     assert found.to_dict()["seconds_an_update"] == {"1": 0.2, "2": 0.2}
     assert [memory(n) for n in (999, 15_040, 3_210_000_000)] == ["999 B", "15.0 kB", "3.2 GB"]
     assert [duration(s) for s in (0.0123, 9.5, 12.34, 59.94, 59.96, 250, 3599.9, 7500)] == [
-        "0.0123 s", "9.5 s", "12.3 s", "59.9 s", "1 min 00 s", "4 min 10 s", "1 h 00 min", "2 h 05 min",
+        "12.3 ms", "9.5 s", "12.3 s", "59.9 s", "1 min 00 s", "4 min 10 s", "1 h 00 min", "2 h 05 min",
     ]  # fmt: skip
 
 

@@ -337,7 +337,8 @@ def test_training_that_diverges(rows):
     message = r"update \d+: the loss is .*not applied\. Solver produced non-finite parameter weights\."
     with pytest.raises(dd.TrainingDiverged, match=message) as caught:
         wild.fit(X, t)
-    assert isinstance(caught.value, ValueError)
+    assert type(caught.value) is dd.TrainingDiverged
+    assert isinstance(caught.value, ValueError)  # as of scikit-learn
     assert caught.value.update == wild._optimizer.t > 0
     assert np.isfinite(wild._network.parameters).all()
     assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
@@ -733,8 +734,11 @@ def test_a_progress_bar():
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"hidden_layer_sizes": (4, 0)}, ValueError, "hidden_layer_sizes: expected an integer of at least 1, got 0"),
-        ({"hidden_layer_sizes": 2.5}, TypeError, "hidden_layer_sizes: expected an integer"),
+        ({"hidden_layer_sizes": (4, 0)}, ValueError, r"hidden_layer_sizes\[1\]: expected an integer of at least 1"),
+        ({"hidden_layer_sizes": 0}, ValueError, "hidden_layer_sizes: expected an integer of at least 1, got 0"),
+        ({"hidden_layer_sizes": 2.5}, TypeError, r"hidden_layer_sizes: expected sizes such as \(100,\), or an integer"),
+        ({"hidden_layer_sizes": "50"}, TypeError, r"hidden_layer_sizes: expected sizes such as .*, got '50'"),
+        ({"random_state": "a"}, ValueError, "random_state: expected an int, a numpy.random.RandomState or None, got"),
         ({"solver": "newton"}, ValueError, "solver: expected one of 'lbfgs', 'sgd', 'adam', got 'newton'"),
         ({"learning_rate": "fast"}, ValueError, "learning_rate: expected one of 'constant', 'invscaling', 'adaptive'"),
         ({"alpha": -1}, ValueError, r"alpha: expected a number in \[0, inf\), got -1"),
@@ -791,6 +795,8 @@ def test_bad_input(change, error, message):
 
 def test_bad_input_of_a_regressor(rows):
     X, _, t = rows
+    with pytest.raises(ValueError, match=r"got \(50,\); layer sizes come by name: hidden_layer_sizes=\(50,\)"):
+        dd.MLPRegressor((50,)).fit(np.eye(5), np.arange(5.0))  # as a classifier takes them
     with pytest.raises(ValueError, match="loss: expected 'squared_error' or 'poisson', got 'absolute'"):
         regressor(loss="absolute").fit(X, t)
     with pytest.raises(ValueError, match="y: expected numbers of at least 0 for loss='poisson', got -"):

@@ -295,6 +295,18 @@ def test_search_results(tmp_path):
     assert (tmp_path / "s.png").read_bytes()[:4] == PNG
 
 
+def test_no_interval_beyond_an_accuracy():
+    results = [("a", [0.9, 0.99, 0.999]), ("b", [0.01, 0.1, 0.0])]
+    for more, cut in (({}, True), ({"bounds": (0, 1), "quantity": "score"}, True), ({"quantity": "score"}, False)):
+        (axes,) = plots.search(results, **more).axes
+        (_, top), (bottom, _) = (lines.get_segments()[0][:, 1] for lines in axes.collections)
+        assert (top == (1 if "quantity" in more else 100)) == cut
+        assert (bottom == 0) == cut
+    for bounds, error in ((3, TypeError), ((1, 0), ValueError), (("a", 1), TypeError)):
+        with pytest.raises(error, match="bounds"):
+            plots.search(results, bounds=bounds)
+
+
 def test_of_losses_the_lowest_is_best():
     (axes,) = plots.search([("a", [1.5, 1.7]), ("b", [0.9, 1.0])], quantity="val_loss", confidence=0.5).axes
     assert [bool(bar.get_hatch()) for bar in bars_of(axes)] == [False, True]

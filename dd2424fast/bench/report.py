@@ -310,7 +310,12 @@ def _note_disturbance(row, notes):
     }
     for what, share in row.get("disturbance", {}).items():
         if share > DISTURBING[what]:
-            notes.append(f"DISTURBED: {row['name']}: {says[what].format(share)}")
+            notes.append(f"DISTURBED: {row['name']}: {says[what].format(share)}{_advice(row, what)}")
+
+
+def _advice(row, what):
+    """Threads that wait for each other suffer most from another program on one of their cores."""
+    return "; try --threads 1" if what == "others_cpu" and row.get("threads", 1) > 1 else ""
 
 
 def _against(ratio, peer):

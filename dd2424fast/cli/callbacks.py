@@ -78,13 +78,28 @@ class SameOptions(Callback):
         names = sorted({*before, *self.options})
         if before.get("kind") != self.options.get("kind"):
             names = ["kind"]  # the rest differs because of it
-        changed = [
-            f"{name.replace('_', '-')} {before.get(name)} (now {self.options.get(name)})"
-            for name in names
-            if before.get(name) != self.options.get(name)
-        ]
+        changed = [name for name in names if before.get(name) != self.options.get(name)]
+        if changed and before.get("schedule") == "cosine" == self.options.get("schedule") and LENGTH >= {*changed}:
+            was, now = (_length(options) for options in (before, self.options))
+            raise ValueError(
+                f"--resume: expected {was}, as the checkpoint was made with, got {now}: a cosine falls to its end "
+                f"over all updates, so every one would have had another rate. Give {was} to go on, or train "
+                "anew with another --checkpoint"
+            )
         if changed:
-            raise ValueError(f"--resume: the checkpoint was made with {', '.join(changed)}")
+            told = (f"{_option(name)} {before.get(name)} (now {self.options.get(name)})" for name in changed)
+            raise ValueError(f"--resume: the checkpoint was made with {', '.join(told)}")
+
+
+LENGTH = {"epochs", "updates"}  # how long a training is, by one or the other
+
+
+def _length(options):
+    return " ".join(f"--{name} {options[name]}" for name in sorted(LENGTH) if options.get(name))
+
+
+def _option(name):
+    return name.replace("_", "-")
 
 
 class StopAfter(Callback):

@@ -8,7 +8,7 @@ import numpy as np
 
 import dd2424fast as dd
 
-from ..files import write_atomically
+from ..data.cifar10 import URL
 from .common import say
 
 
@@ -48,11 +48,20 @@ def load(name, batches=None):
     else:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            (x, y), (x_test, y_test) = dd.data.load_cifar10(name, **({} if batches is None else {"batches": batches}))
+            (x, y), (x_test, y_test) = _cifar10(name, **({} if batches is None else {"batches": batches}))
         for warning in caught:
             say(warning.message)
         name, classes = "CIFAR-10", dd.data.CIFAR_CLASSES
     return DataSet(name, x, y, x_test, y_test, classes)
+
+
+def _cifar10(path, **options):
+    try:
+        return dd.data.load_cifar10(path, **options)
+    except FileNotFoundError as error:
+        nothing = str(error).startswith("no CIFAR-10 files")
+        how = f"; to fetch them (170 MB): curl -O {URL}, then --data {URL.rpartition('/')[2]}" if nothing else ""
+        raise FileNotFoundError(f"--data: {error}{how}") from None
 
 
 def standardizer_path(model_path):
@@ -60,29 +69,9 @@ def standardizer_path(model_path):
     return Path(model_path).with_name(Path(model_path).name.removesuffix(".safetensors") + ".standardizer.safetensors")
 
 
-def save_standardizer(standardizer, path):
-    from safetensors.numpy import save
-
-    write_atomically(path, save(standardizer.state_dict(), {"dd2424fast": "1", "kind": "standardizer"}))
-
-
 def load_standardizer(path):
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
     if not path.is_file():
         raise FileNotFoundError(
             f"{path}: there is no such file; `dd2424fast train --output` writes it beside the model"
         )
-    try:
-        state = load_file(path)
-    except SafetensorError as error:
-        raise ValueError(f"{path}: not a safetensors file, or damaged ({error})") from None
-    try:
-        standardizer = dd.data.Standardizer(tuple(state["axis"].tolist()))
-        standardizer.load_state_dict(state)
-    except KeyError:
-        raise ValueError(f"{path}: holds no standardizer") from None
-    except ValueError as error:
-        raise ValueError(f"{path}: holds no standardizer ({error})") from None
-    return standardizer
+    return dd.data.Standardizer.load(path)

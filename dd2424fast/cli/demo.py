@@ -48,7 +48,7 @@ def demo(ctx, output, seed, as_json):
 
     Both start from the same weights and see the same batches of handwritten digits, in turn. Shown are the two loss
     curves, the test accuracy and the time of an update; a second row times the same network on images of CIFAR-10's
-    size. Then an LSTM learns to write like Python's language reference. Takes about ten seconds.
+    size. Then an LSTM learns to write like Python's language reference.
     """
     import dd2424fast as dd
 

@@ -207,7 +207,7 @@ def _train(o, build, rows):
 
     def write():
         if o.output:  # the model last: where it is, its normalisation is too
-            datasets.save_standardizer(standardizer, datasets.standardizer_path(o.output))
+            standardizer.save(datasets.standardizer_path(o.output))
             model.save(o.output)
         if o.plot and len(trainer.history):
             trainer.history.plot(o.plot)
@@ -250,12 +250,14 @@ def _described(o, model):
 
 
 def _print_result(o, data, trainer, test):
+    from ..forecast import duration
+
     history = trainer.history
     last = {name: values[-1] for name, values in history.columns.items()}
     seconds = sum(history["seconds"])
     lines = [
         f"{data.name}, {_described(o, trainer.model)}: "
-        f"{last['epoch']:g} epochs, {trainer.update} updates, {seconds:.2f} s",
+        f"{last['epoch']:g} epochs, {trainer.update} updates, {duration(seconds)}",
         f"training    loss {last['loss']:.4f}  accuracy {last['accuracy']:.2%}",
     ]
     if "val_loss" in last:

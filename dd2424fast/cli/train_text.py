@@ -237,10 +237,12 @@ def _network(o, model):
 
 
 def _print_result(o, corpus, trainer, speed, last, found, stopped):
+    from ..forecast import duration
+
     rate = speed.tokens / speed.seconds if speed.tokens else None  # none where all was done before --resume
     head = (
         f"{_name(o)}, {_network(o, trainer.model)}: {last['epoch']:.4g} epochs, {trainer.update:,} updates, "
-        f"{speed.seconds:.2f} s" + (f", {rate:,.0f} {_unit(o)} a second" if rate else "")
+        f"{duration(speed.seconds)}" + (f", {rate:,.0f} {_unit(o)} a second" if rate else "")
     )
     training.print_result(
         o,

@@ -26,8 +26,6 @@ FREE = {
     "data_name", "text", "checkpoint", "checkpoint_every", "resume", "output", "csv", "plot", "quiet", "as_json",
     "sample_every", "time_budget", "estimate", "confusion",
 }  # fmt: skip
-LENGTH = {"epochs", "updates"}
-
 POSITIVE = click.FloatRange(0, min_open=True)
 FRACTION = click.FloatRange(0, 1, min_open=True, max_open=True)
 SHARE = click.FloatRange(0, 1, max_open=True)
@@ -84,7 +82,10 @@ run_options = together(
         "--checkpoint-every", type=click.IntRange(1), metavar="UPDATES", help="Save it every so many updates too."
     ),
     click.option("--resume", is_flag=True, help="Go on from --checkpoint; give the same options."),
-    click.option("--output", type=OutputFile(), help="Save the model here, with what it needs to be used."),
+    click.option("--output", type=OutputFile(), 
+        help="Save the model here, with its tokenizer; the normalisation of images beside it, in "
+        "NAME.standardizer.safetensors.",
+    ),
     click.option("--csv", type=OutputFile(), help="Write the epochs' numbers here."),
     click.option("--plot", type=PlotFile(), help="Draw the training's curves here."),
     click.option(
@@ -160,6 +161,8 @@ def _schedule(o, lr, updates):
 
 def options_that_matter(o, **more):
     """What must be the same when a training goes on, as a JSON file gives it back; `more` says it of the data."""
+    from .callbacks import LENGTH
+
     free = FREE if o.schedule == "cosine" else FREE | LENGTH
     kept = {name: list(value) if isinstance(value, tuple) else value for name, value in vars(o).items()}
     return {name: value for name, value in kept.items() if name not in free} | more
@@ -208,7 +211,8 @@ def run(o, trainer, train, validation, *, epochs, what, matters, callbacks=(), a
         raise dd.TrainingDiverged(f"{error}; {_last_good(o.checkpoint)}", error.update, error.report) from None
     write()
     if trainer.stop_reason == "interrupted":
-        kept = [str(path) for path in (o.checkpoint, o.output) if path]
+        files = files_of(o)
+        kept = [files[name] for name in ("checkpoint", "output", "standardizer") if name in files]
         say(f"interrupted in epoch {trainer.epoch + 1}, after update {trainer.update}; saved: {', '.join(kept) or '-'}")
         raise click.exceptions.Exit(128 + stop.received)
 
@@ -264,10 +268,21 @@ def _last_good(path):
 
 def print_result(o, lines, result):
     """What came of it, and the files that were written: lines of text, or with --json the dict `result`."""
-    names = ("output", "checkpoint", "csv", "plot", "confusion")
-    files = {name: str(getattr(o, name)) for name in names if getattr(o, name, None) and not o.estimate}
+    files = {} if o.estimate else files_of(o)
     if o.as_json:
         print_json(result | {"files": files})
         return
-    for line in (*lines, *(f"{name:<11} {path}" for name, path in files.items())):
+    width = max(map(len, (*files, "validation ")))
+    for line in (*lines, *(f"{name:<{width}} {path}" for name, path in files.items())):
         click.echo(line)
+
+
+def files_of(o):
+    """The files that a training writes, by the options that ask for them; beside a network for images its
+    normalisation."""
+    from .datasets import standardizer_path
+
+    paths = {name: getattr(o, name, None) for name in ("output", "checkpoint", "csv", "plot", "confusion")}
+    if o.output and o.kind != "lm":
+        paths = {"output": o.output, "standardizer": standardizer_path(o.output), **paths}
+    return {name: str(path) for name, path in paths.items() if path}

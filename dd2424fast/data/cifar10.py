@@ -18,7 +18,7 @@ import numpy as np
 
 CIFAR_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
-_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
+URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
 _MD5 = "c58f30108f718f92721af3b95e74349a"
 _ARCHIVE = "cifar-10-python.tar.gz"
 _FOLDER = "cifar-10-batches-py"
@@ -91,10 +91,12 @@ def load_cifar10(path=None, *, batches=(1, 2, 3, 4, 5), download=False):
     if download and not _is_complete(source, names):
         source = _fetch(place)
     if source is None:
-        raise FileNotFoundError(
-            f"no CIFAR-10 files at {place}: call load_cifar10(download=True) to fetch them (170 MB), or give path= (or "
-            f"the environment variable DD2424FAST_DATA) a folder that holds data_batch_1 ... test_batch or {_ARCHIVE}"
+        error = FileNotFoundError(f"no CIFAR-10 files at {place}")
+        error.add_note(  # of no use at a shell's prompt, where no traceback shows it
+            "Call load_cifar10(download=True) to fetch them (170 MB), or give path= (or the environment variable "
+            f"DD2424FAST_DATA) a folder that holds data_batch_1 ... test_batch or {_ARCHIVE}."
         )
+        raise error
     read = _read_folder if source.is_dir() else _read_archive
     loaded = {name: _parse(program, where) for name, where, program in read(source, names)}
 
@@ -153,7 +155,7 @@ def _fetch(place):
     import pooch
 
     folder, name = (place.parent, place.name) if place.suffix == ".gz" else (place, _ARCHIVE)
-    return Path(pooch.retrieve(_URL, known_hash=f"md5:{_MD5}", path=folder, fname=name))
+    return Path(pooch.retrieve(URL, known_hash=f"md5:{_MD5}", path=folder, fname=name))
 
 
 def _read_folder(folder, names):

@@ -255,6 +255,43 @@ class Standardizer:
             raise ValueError("state: expected mean and std of one shape, finite, std above 0")
         self.mean, self.std = mean, std
 
+    def save(self, path):
+        """Write what `fit` measured to a file, whole or not at all (safetensors).
+
+        Raises
+        ------
+        RuntimeError
+            `fit` has not been called.
+        OSError
+            The file could not be written; a previous one is whole.
+        """
+        from safetensors.numpy import save
+
+        from ..files import FORMAT, write_atomically
+
+        write_atomically(path, save(self.state_dict(), {"dd2424fast": FORMAT, "kind": "standardizer"}))
+
+    @classmethod
+    def load(cls, path, dtype="float32"):
+        """Return the standardizer that `save`, or `dd2424fast train --output`, wrote; its axes are in the file.
+
+        Raises
+        ------
+        FileNotFoundError, ValueError
+            There is no such file, or it holds no standardizer.
+        """
+        from ..files import opened
+
+        path, state, _ = opened(path)
+        if "axis" not in state:
+            raise ValueError(f"{path}: holds no standardizer")
+        try:
+            standardizer = cls(tuple(state["axis"].ravel().tolist()), dtype)
+            standardizer.load_state_dict(state)
+        except ValueError as error:
+            raise ValueError(f"{path}: holds no standardizer ({error})") from None
+        return standardizer
+
     def _average(self, x, center, power):
         """Return the mean of (x - center)**power over the axes."""
         center = self._per_feature(center, x)

@@ -474,7 +474,9 @@ class MLPRegressor(RegressorMixin, MLP):
 
     def _check_parameters(self, incremental):
         if not isinstance(self.loss, str) or self.loss not in ("squared_error", "poisson"):
-            raise ValueError(f"loss: expected 'squared_error' or 'poisson', got {self.loss!r}")
+            sizes = isinstance(self.loss, tuple | list | int)  # as they are given to a classifier
+            hint = f"; layer sizes come by name: hidden_layer_sizes={self.loss!r}" if sizes else ""
+            raise ValueError(f"loss: expected 'squared_error' or 'poisson', got {self.loss!r}{hint}")
         return super()._check_parameters(incremental)
 
     def _label(self, y, fresh, incremental):

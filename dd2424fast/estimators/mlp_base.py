@@ -10,7 +10,7 @@ from sklearn.utils import check_array, check_random_state, column_or_1d
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from .. import kernels
-from ..configuration import integer_in, positive_integer, real_in
+from ..configuration import columns_hint, hinting_at_columns, integer_in, positive_integer, real_in
 from ..kernels.custom_activation import CustomActivation
 from .mlp_callbacks import CallbackSupportMixin, Listener
 from .mlp_files import MLPFiles
@@ -115,8 +115,11 @@ class MLP(MLPFiles, Descent, QuasiNewton, CallbackSupportMixin, BaseEstimator):
         if incremental and self.early_stopping:
             raise ValueError("early_stopping: partial_fit does not support early_stopping=True")
         hidden = self.hidden_layer_sizes
-        hidden = tuple(hidden) if hasattr(hidden, "__iter__") else (hidden,)
-        return tuple(integer_in("hidden_layer_sizes", size, 1) for size in hidden)
+        if isinstance(hidden, str) or not (np.iterable(hidden) or hasattr(hidden, "__index__")):
+            raise TypeError(f"hidden_layer_sizes: expected sizes such as (100,), or an integer, got {hidden!r}")
+        if not np.iterable(hidden):
+            return (positive_integer("hidden_layer_sizes", hidden),)
+        return tuple(positive_integer(f"hidden_layer_sizes[{i}]", size) for i, size in enumerate(hidden))
 
     @staticmethod
     def _check_flag(name, value):
@@ -126,7 +129,8 @@ class MLP(MLPFiles, Descent, QuasiNewton, CallbackSupportMixin, BaseEstimator):
     def _data_in(self, X, y, sample_weight, fresh, incremental):
         """X, y, the weights of the rows in the loss, and those among them that the user gave; rows without weight are
         left out."""
-        X, y = self._checked(X, y, fresh)
+        with hinting_at_columns(X, y, None if fresh else self.n_features_in_):
+            X, y = self._checked(X, y, fresh)
         if y.ndim == 2 and y.shape[1] == 1:
             y = column_or_1d(y, warn=True)
         self._label(y, fresh, incremental)
@@ -187,7 +191,8 @@ class MLP(MLPFiles, Descent, QuasiNewton, CallbackSupportMixin, BaseEstimator):
             )
         shape = np.shape(X_val) if not hasattr(X_val, "shape") else X_val.shape
         if len(shape) != 2 or shape[1] != X.shape[1]:
-            raise ValueError(f"X_val: expected shape (n, {X.shape[1]}), got {tuple(shape)}")
+            hint = columns_hint(tuple(shape), features=X.shape[1])
+            raise ValueError(f"X_val: expected shape (n, {X.shape[1]}), got {tuple(shape)}{hint}")
         validate_data(self, X_val, reset=False, skip_check_array=True)  # the names of its columns
         X_val = check_array(X_val, accept_sparse="csr", order="C", dtype=X.dtype, input_name="X_val")
         y_val = check_array(y_val, ensure_2d=False, dtype=None, input_name="y_val", accept_sparse="csr")
@@ -239,7 +244,12 @@ class MLP(MLPFiles, Descent, QuasiNewton, CallbackSupportMixin, BaseEstimator):
     def _new_random_state(self):
         if self.random_state is None:  # the global one is nobody's
             return check_random_state(int(np.random.SeedSequence().generate_state(1)[0]))
-        return check_random_state(self.random_state)
+        try:
+            return check_random_state(self.random_state)
+        except ValueError:
+            raise ValueError(
+                f"random_state: expected an int, a numpy.random.RandomState or None, got {self.random_state!r}"
+            ) from None
 
     def _set_aside(self, X, y, given, validation, fresh, incremental):
         """The rows to train on, and the validation set: the one that was given or, for early stopping, some rows."""
@@ -369,7 +379,8 @@ class MLP(MLPFiles, Descent, QuasiNewton, CallbackSupportMixin, BaseEstimator):
             and kernels.all_finite(X)
             and "feature_names_in_" not in self.__dict__
         ):
-            X = validate_data(self, X, accept_sparse="csr", order="C", dtype=parameters.dtype, reset=False)
+            with hinting_at_columns(X, features=plan.sizes[0]):
+                X = validate_data(self, X, accept_sparse="csr", order="C", dtype=parameters.dtype, reset=False)
         return kernels.mlp_outputs(plan, parameters, network.buffers, X)
 
     def _trains_in_parts(self):

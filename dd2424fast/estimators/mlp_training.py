@@ -24,10 +24,6 @@ FIRST_WORK = 2e8  # floating-point operations before the first look: millisecond
 SMALLEST_RATE = 1e-6  # "adaptive" ends here
 
 
-class SolverDiverged(TrainingDiverged, ValueError):
-    """A TrainingDiverged that is the ValueError which scikit-learn raises."""
-
-
 @dataclass
 class Data:
     """Rows as kernels take them; `weight` None where all count the same."""
@@ -192,7 +188,7 @@ class Descent(Watch):
         except KeyboardInterrupt:
             self._say_interrupted()
             self._epoch.position = None
-        except SolverDiverged as error:
+        except TrainingDiverged as error:
             self._end_diverged(error)
         if not incremental:
             self._end_with_the_best()
@@ -219,7 +215,7 @@ class Descent(Watch):
             clock.done(rows / size)
             if not math.isfinite(loss + penalty):
                 self.loss_ = loss
-                raise SolverDiverged(
+                raise TrainingDiverged(
                     f"update {self._optimizer.t}: the loss is {loss}; it was not applied. Solver produced non-finite "
                     "parameter weights. The input data may contain large values and need to be preprocessed.",
                     self._optimizer.t,
@@ -365,7 +361,7 @@ class QuasiNewton(Watch):
     def _end_minimized(self, found, stopped):
         self.n_iter_ = min(int(found.nit), self.max_iter)
         if not (math.isfinite(found.fun) and kernels.all_finite(found.x)):
-            raise SolverDiverged(
+            raise TrainingDiverged(
                 f"iteration {self.n_iter_}: the loss is {found.fun}. Solver produced non-finite parameter weights. "
                 "The input data may contain large values and need to be preprocessed.",
                 self.n_iter_,

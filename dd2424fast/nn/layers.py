@@ -6,7 +6,7 @@ from functools import partial
 import numpy as np
 
 from .. import kernels
-from ..configuration import positive_integer, real_in
+from ..configuration import columns_hint, positive_integer, real_in
 from .module import DROPOUT, FlatImage, Layout, Module, shown
 
 
@@ -66,7 +66,8 @@ class Linear(Module):
 
     def _check_shape(self, shape):
         if len(shape) != 2 or shape[1] not in (self.in_features, None):
-            raise ValueError(f"x: expected shape (batch, {self.in_features}), got {shown(shape)}")
+            hint = columns_hint(shape, features=self.in_features)
+            raise ValueError(f"x: expected shape (batch, {self.in_features}), got {shown(shape)}{hint}")
 
     def output_shape(self, shape):
         if shape is not None:

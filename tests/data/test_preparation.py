@@ -236,6 +236,38 @@ def test_before_fit():
 
 
 @pytest.mark.parametrize("axis", [0, (0, 1, 2)])
+def test_a_file_holds_it_all(axis, tmp_path):
+    fitted, path = Standardizer(axis).fit(IMAGES), tmp_path / "scale.safetensors"
+    fitted.save(path)
+    for dtype in ("float32", "float64"):
+        z = Standardizer.load(path, dtype).transform(IMAGES)
+        assert z.dtype == dtype
+        np.testing.assert_array_equal(z, Standardizer(axis, dtype).fit(IMAGES).transform(IMAGES))
+    (before,) = tmp_path.iterdir()
+    with pytest.raises(RuntimeError, match="call fit"):
+        Standardizer().save(path)
+    assert list(tmp_path.iterdir()) == [before]
+
+
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        ({"weight": np.ones(3)}, "x.safetensors: holds no standardizer"),
+        ({"axis": np.array([0]), "mean": np.ones(2), "std": np.zeros(2)}, "no standardizer .*std above 0"),
+        ({"axis": np.array([1]), "mean": np.ones(2), "std": np.ones(2)}, "no standardizer .*counted from the front"),
+    ],
+)
+def test_a_file_that_holds_none(tensors, message, tmp_path):
+    from safetensors.numpy import save_file
+
+    save_file(tensors, tmp_path / "x.safetensors")
+    with pytest.raises(ValueError, match=message):
+        Standardizer.load(tmp_path / "x.safetensors")
+    with pytest.raises(FileNotFoundError, match="there is no file"):
+        Standardizer.load(tmp_path / "absent")
+
+
+@pytest.mark.parametrize("axis", [0, (0, 1, 2)])
 def test_state_goes_through_a_checkpoint(axis):
     fitted = Standardizer(axis).fit(IMAGES)
     state = fitted.state_dict()
