@@ -58,6 +58,8 @@ def test_ratios(report):
     assert r["gflops"] == pytest.approx(50)  # 0.1 GFLOP in 2 ms
     assert r["gbytes"] == pytest.approx(1)
     assert r["of_bound"] == pytest.approx(0.25)  # 0.1 GFLOP at 200 GFLOP/s are 0.5 ms, the bytes 0.1 ms
+    double = report.ratios({**report.training[0], "dtype": "float64"})
+    assert (double["of_peak"], double["of_bound"]) == pytest.approx((0.5, 0.5))  # of 100
 
 
 def test_bound_is_the_longer_one(report):
@@ -347,6 +349,11 @@ def test_run(tmp_path, monkeypatch):
     assert all(result.get("runs", 0) > 0 for result in libraries.values()), libraries
     assert report.peaks["1"]["float32"] > 0
     assert report.ratios(report.training[0])["of_bound"] > 0
+    assert report.training[0]["dtype"] == "float32"
+    assert {workloads.workloads()[f"fit_images_{dtype}"].task.dtype for dtype in ("float32", "float64")} == {
+        "float32",
+        "float64",
+    }
     assert told[0] == (0, 2, "peaks")
     assert told[-1] == (2, 2, "done")
     assert Report.from_json(output.read_text()).table() == report.table()

@@ -684,6 +684,7 @@ def test_logarithms_of_probabilities(images):
         ({"X": np.zeros((4, 8, 6))}, ValueError, r"got \(4, 8, 6\); images of one channel are X\[..., None\]"),
         ({"X": np.zeros((4, 3, 8, 6))}, ValueError, r"got \(4, 3, 8, 6\): channels come last here"),
         ({"X": np.zeros((4, 95)), "image": (8, 6, 2)}, ValueError, r"or rows of 96 numbers, got \(4, 95\)"),
+        ({"X": np.zeros((96, 4)), "image": (8, 6, 2)}, ValueError, r"got \(96, 4\); if each column is a sample"),
         ({"X": np.zeros((4, 2, 8, 6)), "image": (8, 6, 2)}, ValueError, r"got \(4, 2, 8, 6\): channels come last here"),
         ({"X": np.full((4, 8, 6, 2), np.nan)}, ValueError, r"X: expected finite numbers, got nan at \(0, 0, 0, 0\)"),
         ({"X": np.full((4, 8, 6, 2), "a")}, TypeError, "X: expected numbers"),

@@ -814,7 +814,11 @@ def test_bad_input_of_partial_fit(rows):
     X, y, _ = rows
     with pytest.raises(ValueError, match="classes: expected all that there will be, at the first call"):
         classifier().partial_fit(X, y)
-    got = classifier().partial_fit(X, y, classes=NAMES)
+    got = classifier()
+    with pytest.raises(ValueError, match="inconsistent numbers of samples"):
+        got.partial_fit(X, y[1:], classes=["a", "b"])
+    assert not hasattr(got, "classes_")
+    got.partial_fit(X, y, classes=NAMES)
     with pytest.raises(ValueError, match=r"classes: expected those of the first call, .* got "):
         got.partial_fit(X, y, classes=["a", "b"])
     with pytest.raises(ValueError, match=r"y: expected classes of .* got 'under'"):

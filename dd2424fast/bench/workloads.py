@@ -55,6 +55,8 @@ class Task:
     batch : int
     tokens : int
         Read or written by one run, or images of one of kind "inference"; 0 where there are none.
+    dtype : {"float32", "float64"}
+        Of the fast kernels, whose times are compared with the machine's rate in it.
     sizes : dict
         What the workloads of a series differ in.
     compared : dict
@@ -62,6 +64,7 @@ class Task:
     """
 
     tokens = 0
+    dtype = "float32"
     sizes = {}  # noqa: RUF012, never changed
     compared = {}  # noqa: RUF012
 
@@ -70,7 +73,7 @@ class Task:
         raise NotImplementedError
 
     def gbytes(self):
-        """What a run must move through memory at the least, in 1e9 bytes of float32."""
+        """What a run must move through memory at the least, in 1e9 bytes."""
         raise NotImplementedError
 
     def ours(self):

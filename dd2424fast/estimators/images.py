@@ -11,7 +11,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, column_or_1d
 
 from .. import kernels
-from ..configuration import array_of, real_in
+from ..configuration import array_of, columns_hint, real_in
 from ..nn.sequential import image_shape
 from .images_files import ImageFiles
 from .images_training import NETWORK, Images, ImageTraining, network, standardize
@@ -318,7 +318,9 @@ class ConvNetClassifier(ClassifierMixin, ImageFiles, ImageTraining, BaseEstimato
                 2: "; say by image= what the rows are",
                 3: "; images of one channel are X[..., None]",
             }.get(len(shape), "")
-        return ": channels come last here" if shape[1:] == (image[2], *image[:2]) else ""
+        if shape[1:] == (image[2], *image[:2]):
+            return ": channels come last here"
+        return columns_hint(shape, features=math.prod(image))
 
     @staticmethod
     def _labels(name, y, n):

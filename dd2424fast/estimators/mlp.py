@@ -215,7 +215,11 @@ class MLPClassifier(ClassifierMixin, MLP):
             several = type_of_target(y).startswith("multilabel")
             binarizer = LabelBinarizer().fit(y if several else classes)
             self._label_binarizer, self.classes_ = binarizer, classes
-        return self._fit(X, y, sample_weight, incremental=True)
+        try:
+            return self._fit(X, y, sample_weight, incremental=True)
+        finally:
+            if known is None and not hasattr(self, "coefs_"):  # the arguments were wrong: the next call is the first
+                del self._label_binarizer, self.classes_
 
     # ---- labels ----------------------------------------------------------------------------------------------------
 
