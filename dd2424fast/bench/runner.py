@@ -154,8 +154,8 @@ def _workload_rows(group, libraries, turns, report):
         timed = {library: result for (name, library), result in results.items() if name == workload.name}
         yield {
             "name": workload.name, "model": workload.model, "batch": task.batch, "tokens": task.tokens,
-            "dtype": task.dtype, "sizes": task.sizes, "beside": workload.beside, "gflop": task.gflop(), "gbytes": task.gbytes(),
-            "threads": turns["threads"], "disturbance": disturbance, "libraries": timed,
+            "dtype": task.dtype, "sizes": task.sizes, "beside": workload.beside, "gflop": task.gflop(),
+            "gbytes": task.gbytes(), "threads": turns["threads"], "disturbance": disturbance, "libraries": timed,
         }  # fmt: skip
 
 
