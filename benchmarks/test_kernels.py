@@ -20,7 +20,7 @@ def _benchmark_of(kernel):
     ids = [f"{library}-{case.name.removeprefix(f'{kernel}-')}" for case, library in pairs]
 
     @pytest.mark.parametrize(("case", "library"), pairs, ids=ids)
-    @pytest.mark.benchmark(min_rounds=3, max_time=0.2, warmup=False)  # `start` has run it once
+    @pytest.mark.benchmark(min_rounds=3, max_time=0.1, warmup=False)  # `start` has run it once
     def test(case, library, benchmark, threads, use):
         use(library)
         run = case.start(library, threads)
