@@ -648,13 +648,11 @@ cdef Py_ssize_t spread(Py_ssize_t columns) noexcept nogil:
     return ((columns + LANES - 1) // LANES | 1) * LANES
 
 
-cdef inline void copy_row(const real* x, real* to, Py_ssize_t n) noexcept nogil:
-    """Without a call, which would take longer than a short row."""
+cdef inline void copy_row(const real* x, real* to, Py_ssize_t n, const real* next) noexcept nogil:
+    """Row x; the next one is fetched into cache meanwhile."""
     cdef Py_ssize_t i = 0
-    if n > SHORT:
-        memcpy(to, x, n * sizeof(real))
-        return
     while i < n:
+        vec_prefetch(next + i)
         store(to + i, load(x + i, n - i), n - i)
         i += LANES
 
@@ -706,7 +704,8 @@ cdef class Batch:
         """The thread that copies columns of x multiplies them, too (product_in_chunks), from its own cache."""
         cdef Py_ssize_t i
         for i in range(n):
-            copy_row(self.all.x + which[i] * self.D + start, self.x + i * self.x_row + start, stop - start)
+            copy_row(self.all.x + which[i] * self.D + start, self.x + i * self.x_row + start, stop - start,
+                     self.all.x + which[min(i + 1, n - 1)] * self.D + start)
 
     cdef void take(self, Py_ssize_t start, Py_ssize_t n, Rows* rows) noexcept nogil:
         """Rows `start` on, where they lie."""
