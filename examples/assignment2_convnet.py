@@ -9,16 +9,13 @@ but the last ones are trained by plain gradient descent whose rate goes up and d
 2 * lambda here.
 """
 
-import argparse
 import sys
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import course
 
 import dd2424fast as dd
-from dd2424fast.data.cifar10 import URL
 
 BATCH_SIZE = 100
 SHAPES = ((2, 3), (4, 10), (8, 40), (16, 160))  # side of a patch, filters; about as many numbers behind them
@@ -168,8 +165,7 @@ def plot(results, updates, path):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", help="folder or archive of CIFAR-10 (default: $DD2424FAST_DATA)")
+    parser = course.parser(__file__, __doc__, "a few updates")
     parser.add_argument(
         "--rows",
         nargs="+",
@@ -177,19 +173,8 @@ def main():
         default=["shapes", "large", "convnets"],
         help="of the table: four shapes for 3 cycles, the large one for 5 doubling ones, 3 x 3 convolutions (all)",
     )
-    parser.add_argument("--quick", action="store_true", help="a few updates: does everything work?")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--output", type=Path, default=Path("assignment2_convnet"), metavar="FOLDER", help="(%(default)s)"
-    )
     arguments = parser.parse_args()
-    try:
-        data = Data.load(arguments.data, 1000 if arguments.quick else None)
-    except FileNotFoundError as error:
-        sys.exit(
-            f"assignment2_convnet: {error}\nTo fetch them (170 MB): curl -O {URL}\n"
-            "Give --data PATH, or set DD2424FAST_DATA."
-        )
+    data = course.loaded(Data.load, arguments)
     arguments.output.mkdir(parents=True, exist_ok=True)
 
     results = []
@@ -202,7 +187,7 @@ def main():
     print(table(results))
     plot(results, -(-len(data.train[0]) // BATCH_SIZE), arguments.output / "curves.png")
     if arguments.quick:
-        print("--quick: a few updates on a few images show that everything works; the accuracies mean nothing")
+        print(course.QUICK)
     print(f"plot and networks: {arguments.output}")
 
 

@@ -9,16 +9,16 @@ network fine-tuned, the old layers at a tenth of the head's learning rate. All 1
 classes are for testing.
 """
 
-import argparse
 import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import course
 import numpy as np
 
 import dd2424fast as dd
-from dd2424fast.data.cifar10 import URL
+from dd2424fast.metrics import half_interval
 
 FEW = ("dog", "horse", "truck")  # the classes to be learned from few images
 WAYS = ("from scratch", "frozen features", "fine-tuned")
@@ -144,11 +144,7 @@ def whole_epoch(source, train, settings, scale, seed):
 
 def interval(values):
     """(mean, half of its 95 % confidence interval by Student's t distribution)."""
-    from scipy.stats import t
-
-    n = len(values)
-    half = t.ppf(0.975, n - 1) * np.std(values, ddof=1) / n**0.5 if n > 1 else float("nan")
-    return float(np.mean(values)), float(half)
+    return float(np.mean(values)), half_interval(values)
 
 
 def table(runs):
@@ -182,30 +178,20 @@ def plot(runs, every, path):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", help="folder or archive of CIFAR-10 (default: $DD2424FAST_DATA)")
+    parser = course.parser(__file__, __doc__, "a small network, a few updates")
     parser.add_argument(
         "--source", type=Path, metavar="FILE", help="a network of the seven classes, as OUTPUT/source.safetensors"
     )
     parser.add_argument("--epochs", type=int, default=Settings.epochs, help="on the seven classes (%(default)s)")
     parser.add_argument("--draws", type=int, default=Settings.draws, help="of the few images (%(default)s)")
-    parser.add_argument("--quick", action="store_true", help="a small network, a few updates: does everything work?")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--output", type=Path, default=Path("assignment4_transfer"), metavar="FOLDER", help="(%(default)s)"
-    )
     arguments = parser.parse_args()
     for name in ("epochs", "draws"):
         if getattr(arguments, name) < 1:
             parser.error(f"--{name}: expected at least 1, got {getattr(arguments, name)}")
     settings = QUICK if arguments.quick else Settings(epochs=arguments.epochs, draws=arguments.draws)
-    try:
-        train, test = ((x[: settings.most], y[: settings.most]) for x, y in dd.data.load_cifar10(arguments.data))
-    except FileNotFoundError as error:
-        sys.exit(
-            f"assignment4_transfer: {error}\nTo fetch them (170 MB): curl -O {URL}\n"
-            "Give --data PATH, or set DD2424FAST_DATA."
-        )
+    train, test = course.loaded(
+        lambda path, _: [(x[: settings.most], y[: settings.most]) for x, y in dd.data.load_cifar10(path)], arguments
+    )
     arguments.output.mkdir(parents=True, exist_ok=True)
 
     many = [name for name in dd.data.CIFAR_CLASSES if name not in FEW]
@@ -232,7 +218,7 @@ def main():
     print(f"An epoch of the head behind the frozen layers, without kept features: {1e3 * whole:.1f} ms")
     plot(runs, settings.every, arguments.output / "curves.png")
     if arguments.quick:
-        print("--quick: a few updates on a few images show that everything works; the accuracies mean nothing")
+        print(course.QUICK)
     print(f"\nplot and network: {arguments.output}")
 
 

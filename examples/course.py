@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 
 import dd2424fast as dd
+from dd2424fast.data.cifar10 import URL
 
 BATCH_SIZE = 100
-ARCHIVE = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
 QUICK = "--quick: a few updates on a few images show that everything works; the accuracies mean nothing"
 
 
@@ -226,9 +226,8 @@ def loaded(load, arguments):
     try:
         return load(arguments.data, 1000 if arguments.quick else None)
     except FileNotFoundError as error:
-        found = str(error).partition(": call ")[0]  # what follows is for Python
         sys.exit(
-            f"{arguments.script}: {found}\nTo fetch them (170 MB): curl -O {ARCHIVE}\n"
+            f"{arguments.script}: {error}\nTo fetch them (170 MB): curl -O {URL}\n"
             "Give --data PATH, or set DD2424FAST_DATA."
         )
 
