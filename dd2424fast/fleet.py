@@ -332,6 +332,8 @@ class Data:
             (self.train, self.held), self.scored_on = self._parted(self._rows(estimator, share)), "validation data"
         elif validation is not None:
             self.parts, self.scored_on = self._folds(estimator, validation), "cross-validation"
+            if len(self.parts) == 1:  # once for all members
+                (self.train, self.held), self.parts = self._parted(self.parts[0]), []
 
     def _rows(self, estimator, share):
         X, y, _ = self.train
