@@ -400,7 +400,7 @@ def test_parts_of_the_data(solver, images, tmp_path):
     parameters = {"solver": solver, "dropout": 0.1, "class_weight": {"left": 2.0}, "n_iter_no_change": 99}
     weight = np.linspace(0.5, 1, 150)
     whole = small(max_iter=4, **parameters).fit(X, y, weight)
-    parts = small(**parameters).partial_fit(X, y, NAMES[::-1], weight)
+    parts = small(**parameters).partial_fit(X, y, weight, NAMES[::-1])
     np.testing.assert_array_equal(parts.classes_, NAMES)
     assert parts.n_iter_ == len(parts.loss_curve_) == 1
     for _ in range(3):

@@ -178,7 +178,7 @@ class ConvNetClassifier(ClassifierMixin, ImageFiles, ImageTraining, BaseEstimato
         """
         return self._fit(X, y, sample_weight, X_val, y_val)
 
-    def partial_fit(self, X, y, classes=None, sample_weight=None):
+    def partial_fit(self, X, y, sample_weight=None, classes=None):
         """Train for one epoch on some images.
 
         Parameters
