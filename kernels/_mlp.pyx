@@ -143,12 +143,13 @@ cdef class Network:
             s.W = p
             s.b = s.W + s.D * s.H
             p = s.b + s.H
+            s.dW, s.db = s.W + back, s.b + back
             if s.normed:
                 s.gamma, s.beta = p, p + s.H
+                s.dgamma, s.dbeta = s.gamma + back, s.beta + back
                 p += 2 * s.H
                 s.running_mean, s.running_var = statistics, statistics + s.H
                 statistics += 2 * s.H
-            s.dW, s.db, s.dgamma, s.dbeta = s.W + back, s.b + back, s.gamma + back, s.beta + back
 
     cdef object _give_memory(self, dtype, bint training):
         """One piece of memory for all that a batch needs."""

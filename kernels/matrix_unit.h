@@ -32,12 +32,12 @@ ALWAYS_INLINE void unit_prefetch_write(const real *p) { __builtin_prefetch(p, 1,
 
 #if MATRIX_UNIT
 
-typedef int32_t bits __attribute__((vector_size(64), may_alias));
+typedef uint32_t bits __attribute__((vector_size(64), may_alias)); /* rounding NaN may carry into the sign */
 
 /* Two vectors of numbers as three of pairs of parts: lane i holds x[i] below y[i]. Parts are rounded to nearest, halves away
    from zero; NaN of any payload stays one in the last part, which is cut, not rounded. */
 ALWAYS_INLINE void unit_split_into(vec x, vec y, bfloat *to, ptrdiff_t next) {
-    const bits half = (bits){0} + 0x8000, upper = (bits){0} + (int32_t)0xffff0000;
+    const bits half = (bits){0} + 0x8000, upper = (bits){0} + 0xffff0000;
     for (int part = 0; part < 3; part++) {
         bits a = (bits)x, b = (bits)y;
         if (part < 2) a += half, b += half;
@@ -51,7 +51,7 @@ ALWAYS_INLINE void unit_split(vec x, vec y, bfloat *to) { unit_split_into(x, y, 
 
 /* n numbers as the parts of numbers in the same order, each part in a plane of its own, `next` apart. */
 static void unit_cut(const real *from, ptrdiff_t n, bfloat *to, ptrdiff_t next) {
-    const bits half = (bits){0} + 0x8000, upper = (bits){0} + (int32_t)0xffff0000;
+    const bits half = (bits){0} + 0x8000, upper = (bits){0} + 0xffff0000;
     static const uint16_t odd[32] = {1,  3,  5,  7,  9,  11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31,
                                      33, 35, 37, 39, 41, 43, 45, 47, 49, 51, 53, 55, 57, 59, 61, 63};
     const __m512i upper_halves = _mm512_loadu_si512(odd);
