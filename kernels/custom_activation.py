@@ -179,27 +179,30 @@ def _identity(function):
     """A text that is the same only for functions that compute the same, or None where that cannot be told."""
     try:
         return _spelt_out(function)
-    except (LookupError, RecursionError):
+    except LookupError:
         return None
 
 
-def _spelt_out(value, scope=None):
-    """All that decides what a function computes, through all that it calls.
+def _spelt_out(value, scope=None, within=()):
+    """All that decides what a function computes, through all that it calls; `within`: the functions that this is of.
 
-    Raises LookupError where it meets something that may differ from process to process, RecursionError where a function
-    calls itself.
+    Raises LookupError where it meets something that may differ from process to process, or a function that calls
+    itself.
     """
     if isinstance(value, types.FunctionType):
+        if value in within:
+            raise LookupError(f"{value.__name__} calls itself")
+        within = (*within, value)
         cells = tuple(cell.cell_contents for cell in value.__closure__ or ())
         # The module, too: compiled code looks it up by name when it is loaded.
-        code = _spelt_out(value.__code__, value.__globals__)
-        return f"function({value.__module__}, {code}, {_spelt_out((value.__defaults__, cells))})"
+        code = _spelt_out(value.__code__, value.__globals__, within)
+        return f"function({value.__module__}, {code}, {_spelt_out((value.__defaults__, cells), None, within)})"
     if isinstance(value, types.CodeType):
-        names = [(name, _spelt_out(scope[name])) for name in value.co_names if name in scope]
+        names = [(name, _spelt_out(scope[name], None, within)) for name in value.co_names if name in scope]
         code = value.co_code.hex(), value.co_exceptiontable.hex(), value.co_names, value.co_freevars
-        return f"code({code}, {names}, {_spelt_out(value.co_consts, scope)})"
+        return f"code({code}, {names}, {_spelt_out(value.co_consts, scope, within)})"
     if isinstance(value, tuple):
-        return f"({', '.join(_spelt_out(item, scope) for item in value)})"
+        return f"({', '.join(_spelt_out(item, scope, within) for item in value)})"
     if value is None or type(value) in (bool, int, float, complex, str):
         return repr(value)
     if isinstance(value, types.ModuleType) and value.__name__ in _FIXED_MODULES:

@@ -255,6 +255,12 @@ def test_identity_follows_what_is_called_and_gives_up_where_it_cannot():
     def recursive(z):
         return recursive(z - 1) if z > 0 else z
 
-    assert module._identity(recursive) is None
+    def there(z):
+        return back(z)
+
+    def back(z):
+        return there(z)
+
+    assert module._identity(recursive) is module._identity(there) is None
     assert module._identity(lambda z, k=1: z) != module._identity(lambda z, k=2: z)
     assert module._identity(lambda z: z if z > 0 else z * 2) != module._identity(lambda z: z if z > 0 else z * 3)
