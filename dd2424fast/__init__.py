@@ -14,7 +14,7 @@ _NAMES = {
     "ConvNetClassifier": "estimators",
     "Ensemble": "ensembles",
     "Trainer": "training",
-    "TrainingDiverged": "training",
+    "TrainingDiverged": "errors",
     "History": "history",
     "coarse_to_fine": "search",
     "fit_many": "fleet",

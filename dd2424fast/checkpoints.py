@@ -3,9 +3,9 @@
 import numpy as np
 
 from . import kernels
+from .errors import TrainingDiverged
 from .files import read, write
 from .history import History
-from .training import TrainingDiverged
 
 
 def _signature(trainer):

@@ -8,8 +8,8 @@ import numpy as np
 from . import plots
 from .batches import Batches
 from .configuration import integer_in, positive_integer, real_in
+from .errors import TrainingDiverged
 from .rehearsal import as_it_was, endless
-from .training import TrainingDiverged
 
 _DECAY = 0.9  # of the smoothed loss
 _BEYOND = 4.0  # times the lowest smoothed loss: training has been lost

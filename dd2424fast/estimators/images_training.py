@@ -14,12 +14,13 @@ from ..callbacks import EarlyStopping, put_back, weights_of
 from ..checkpoints import state_of, take_up
 from ..configuration import positive_integer, real_in
 from ..data import Standardizer
+from ..errors import TrainingDiverged
 from ..losses import CrossEntropy
 from ..models import ConvNet
 from ..nn import BatchNorm, Sequential
 from ..optim import SGD, Adam
 from ..threads import END
-from ..training import TIME_BUDGET, Trainer, TrainingDiverged
+from ..training import TIME_BUDGET, Trainer
 from .shared import signature_of
 
 NETWORK = ("channels", "hidden", "batch_norm", "convs_per_block", "dropout")  # parameters that are ConvNet's

@@ -13,9 +13,9 @@ import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
 from .. import kernels
+from ..errors import TrainingDiverged
 from ..kernels.mlp import NORM_MOMENTUM
 from ..threads import END
-from ..training import TrainingDiverged
 from .mlp_network import work_of
 from .shared import signature_of
 
