@@ -29,7 +29,7 @@ class Configured:
     """
 
     def __new__(cls, *args, **kwargs):
-        signature = inspect.signature(cls.__init__)
+        signature = _signature(cls)
         try:
             bound = signature.bind(None, *args, **kwargs)
         except TypeError as error:
@@ -47,7 +47,7 @@ class Configured:
     def __getnewargs_ex__(self):
         # Copying and pickling make the object anew through __new__, which wants its arguments.
         positional, named = [], {}
-        for name, parameter in inspect.signature(type(self).__init__).parameters.items():
+        for name, parameter in _signature(type(self)).parameters.items():
             if parameter.kind is parameter.VAR_POSITIONAL:
                 positional.extend(self.config[name])
             elif name in self.config:
@@ -56,13 +56,20 @@ class Configured:
 
     def __repr__(self):
         parts = []
-        defaults = inspect.signature(type(self).__init__).parameters
+        defaults = _signature(type(self)).parameters
         for name, value in self.config.items():
             if defaults[name].kind is inspect.Parameter.VAR_POSITIONAL:
                 parts.extend(map(repr, value))
             elif not _same(value, defaults[name].default):
                 parts.append(f"{name}={value!r}")
         return f"{type(self).__name__}({', '.join(parts)})"
+
+
+def _signature(cls):
+    """What a constructor takes; that of object says that it takes anything, and takes nothing."""
+    if cls.__init__ is not object.__init__:
+        return inspect.signature(cls.__init__)
+    return inspect.Signature([inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)])
 
 
 def _same(value, default):

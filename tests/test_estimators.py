@@ -141,6 +141,11 @@ def test_weights_of_images_and_classes(images):
     plain = small(max_iter=3).fit(X, y)
     for classifier in (heavy, by_class):
         assert classifier.predict_proba(X)[:, 0].mean() > plain.predict_proba(X)[:, 0].mean() + 0.1
+    without = small(max_iter=2, class_weight={"left": 0}, batch_size=2).fit(X, y)  # some batches have no other class
+    alone = small(max_iter=2, batch_size=2).fit(X, y, sample_weight=y != "left")
+    np.testing.assert_array_equal(without.model_.parameters, alone.model_.parameters)
+    with pytest.raises(ValueError, match="class_weight: expected a weight above 0 for a class of y, got zeros"):
+        small(class_weight={"left": 0}).partial_fit(X[y == "left"], y[y == "left"], classes=np.unique(y))
     balanced = small(max_iter=3, class_weight="balanced").fit(X, y)
     counts = {name: 150 / 3 / (y == name).sum() for name in NAMES}
     same = small(max_iter=3, class_weight=counts).fit(X, y)

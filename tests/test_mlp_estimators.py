@@ -596,6 +596,26 @@ def test_sparse_rows_train_like_dense_ones(rows):
     assert watched.validation_scores_[-1] == watched.score(sparse, y)
 
 
+def test_the_names_of_parameters_are_each_class_s_own():
+    class Fewer(dd.MLPClassifier):
+        @classmethod
+        def _get_param_names(cls):
+            names = super()._get_param_names()
+            names.remove("max_fun")
+            return names
+
+    class Own(dd.MLPRegressor):
+        def __init__(self, width=3, *, random_state=None):
+            super().__init__(hidden_layer_sizes=(width,), random_state=random_state)
+            self.width = width
+
+    everything = set(classifier().get_params())
+    for _ in range(2):  # inspected, then remembered
+        assert set(Fewer().get_params()) == everything - {"max_fun"}
+        assert set(classifier().get_params()) == everything
+        assert clone(Own(4)).get_params() == {"width": 4, "random_state": None}
+
+
 def test_scikit_learns_tools_take_them(rows):
     from sklearn.experimental import enable_halving_search_cv  # noqa: F401
     from sklearn.model_selection import HalvingGridSearchCV
@@ -848,6 +868,8 @@ def test_the_short_way_of_fit_is_the_long_one(dtype, rows, monkeypatch):
             assert vars(short._label_binarizer) == vars(LabelBinarizer().fit(y)) | {"classes_": short.classes_}
         with pytest.raises(ValueError, match="features"):
             short.set_params(warm_start=True).fit(X[:, :5].copy(), y)
+    swapped = classifier().fit(X, labels[0].astype(labels[0].dtype.newbyteorder()))
+    assert swapped.classes_.dtype.isnative  # as scikit-learn makes them
     X[3, 4] = np.nan
     with pytest.raises(ValueError, match="Input X contains NaN"):
         classifier().fit(X, labels[0])

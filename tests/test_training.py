@@ -337,6 +337,13 @@ def test_trainer_refuses_bad_arguments(make_trainer):
             dd.Trainer(*arguments)
     with pytest.raises(TypeError, match=r"unknown keyword 'clipnorm' .did you mean 'clip_norm'"):
         dd.Trainer(model, optimizer, clipnorm=1)
+    for loss in (dd.losses.BinaryCrossEntropy, dd.losses.MeanSquaredError):  # which have no constructor of their own
+        with pytest.raises(TypeError, match=r"unknown keyword 'class_weight'; it takes none"):
+            loss(class_weight=[1, 2])
+        with pytest.raises(TypeError, match="too many positional arguments"):
+            loss(0.1)
+        for made in (loss(), copy.deepcopy(loss()), pickle.loads(pickle.dumps(loss()))):
+            assert repr(made) == f"{loss.__name__}()"
 
 
 def test_augmentation_sees_the_update(problem, make_trainer):

@@ -278,13 +278,14 @@ class Standardizer:
         Raises
         ------
         FileNotFoundError, ValueError
-            There is no such file, or it holds no standardizer.
+            There is no such file, or it holds no standardizer; `dtype` is none of the constructor's.
         """
         from ..files import opened
 
         path, state, _ = opened(path)
         if "axis" not in state:
             raise ValueError(f"{path}: holds no standardizer")
+        dtype = cls(dtype=dtype).dtype  # an error about it is not about the file
         try:
             standardizer = cls(tuple(state["axis"].ravel().tolist()), dtype)
             standardizer.load_state_dict(state)

@@ -57,6 +57,7 @@ class ConvNetClassifier(ClassifierMixin, ImageFiles, ImageTraining, BaseEstimato
         Of "adam".
     label_smoothing : float
     class_weight : dict from class to float, "balanced" or None
+        Images of a class of weight 0 are left out.
     augment : callable, optional
         `augment(x, key)` returns the batch to train on; see Trainer.fit. It sees the images as they were given.
     verbose : bool
@@ -211,6 +212,7 @@ class ConvNetClassifier(ClassifierMixin, ImageFiles, ImageTraining, BaseEstimato
         if sample_weight is not None:
             weight = row_weights(sample_weight, len(X), "image")
             images = Images(X, images.labels, weight).part(weight > 0)
+        images = self._counting(images, classes)
         validation = self._validation(X_val, y_val, classes, X.shape[1:])
         seed = self._seed() if fresh else self._training[1]["trainer"]["seed"]
         if validation is None and self.early_stopping:
@@ -244,6 +246,15 @@ class ConvNetClassifier(ClassifierMixin, ImageFiles, ImageTraining, BaseEstimato
         rows = np.arange(len(images))
         train, held = train_test_split(rows, test_size=share, stratify=images.labels, random_state=seed)
         return images.part(train), (images.X[held], images.labels[held])
+
+    def _counting(self, images, classes):
+        """Those of classes of weight: of others alone a batch could consist, whose mean loss does not exist."""
+        if not isinstance(self.class_weight, dict):
+            return images
+        counts = weights_of_classes(self.class_weight, classes, images.labels)[images.labels] > 0
+        if not counts.any():
+            raise ValueError("class_weight: expected a weight above 0 for a class of y, got zeros")
+        return images if counts.all() else images.part(counts)
 
     def _class_weight(self, labels, classes, incremental):
         if incremental and isinstance(self.class_weight, str):

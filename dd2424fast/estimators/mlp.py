@@ -339,7 +339,7 @@ class MLPClassifier(ClassifierMixin, MLP):
 
 def _are_plain(y):
     """Whether labels need none of scikit-learn's checks, which take as long as an epoch of a small network."""
-    return type(y) is np.ndarray and y.ndim == 1 and y.dtype.kind in "iub"
+    return type(y) is np.ndarray and y.ndim == 1 and y.dtype.kind in "iub" and y.dtype.isnative
 
 
 def _binarizer(y):

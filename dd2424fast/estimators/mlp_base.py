@@ -52,8 +52,12 @@ class MLP(MLPFiles, Descent, QuasiNewton, CallbackSupportMixin, BaseEstimator):
     _no_improvement_count = 0
 
     @classmethod
-    @functools.cache  # inspecting the constructor's signature takes scikit-learn 0.1 ms each time
     def _get_param_names(cls):
+        return list(cls._constructor_takes())  # one that a subclass may change
+
+    @classmethod
+    @functools.cache  # inspecting the constructor's signature takes scikit-learn 0.1 ms each time
+    def _constructor_takes(cls):
         return super()._get_param_names()
 
     # ---- training --------------------------------------------------------------------------------------------------

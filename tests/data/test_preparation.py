@@ -243,6 +243,8 @@ def test_a_file_holds_it_all(axis, tmp_path):
         z = Standardizer.load(path, dtype).transform(IMAGES)
         assert z.dtype == dtype
         np.testing.assert_array_equal(z, Standardizer(axis, dtype).fit(IMAGES).transform(IMAGES))
+    with pytest.raises(ValueError, match=r"^dtype: expected 'float32' or 'float64', got 'int8'"):
+        Standardizer.load(path, "int8")
     (before,) = tmp_path.iterdir()
     with pytest.raises(RuntimeError, match="call fit"):
         Standardizer().save(path)
