@@ -48,11 +48,22 @@ def _sync_folder(folder):
 
 def write(path, kind, tensors, header):
     """Write named arrays, and a header that JSON can hold, as a file of this kind ("model" or "checkpoint")."""
-    from safetensors.numpy import save
-
     tensors, header = {name: np.ascontiguousarray(a) for name, a in tensors.items()}, json.dumps(header)
     metadata = {"dd2424fast": FORMAT, "kind": kind, "header": header, "sha256": _digest(tensors, header)}
-    write_atomically(path, save(tensors, metadata))
+    write_atomically(path, in_order(tensors, metadata))
+
+
+def in_order(tensors, metadata):
+    """The bytes of a safetensors file, the same for the same content: safetensors orders metadata by chance."""
+    from safetensors.numpy import save
+
+    content = save(tensors, metadata)
+    start = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:start])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return b"".join((len(text).to_bytes(8, "little"), text, memoryview(content)[start:]))
 
 
 def _digest(tensors, header):

@@ -115,7 +115,8 @@ def successive_halving(
             side_by_side(functools.partial(trained.go_on, alive, epochs - before), members, threads, progress)
         result = FleetResult([settings[i] for i in alive], seeds, data.scored_on, members, bounds)
         rounds.append(result)
-        notes.append(f"{len(alive)} settings after {epochs} epochs")
+        counted = f"{len(alive)} setting{'s' * (len(alive) > 1)}"
+        notes.append(f"{counted} after {epochs} epoch{'s' * (epochs > 1)}")
         last, before = epochs == rungs[-1], epochs
         survivors = sorted(result.ranking[: 1 if last else max(1, len(alive) // factor)])
         for member in members:  # what goes on is not this round's any more

@@ -140,6 +140,9 @@ cdef cnp.ndarray _labels(str name, x, Py_ssize_t N, Py_ssize_t K, int64_t ignore
     if not isinstance(x, cnp.ndarray):
         raise TypeError(f"{name}: expected an ndarray of integers, got {type(x).__name__}")
     y = x
+    if cnp.PyArray_NDIM(y) == 2 and x.dtype.kind in "iub" and x.shape == (N, K):
+        raise ValueError(f"{name}: expected shape ({N},), got {x.shape} of {x.dtype}: one-hot rows are probabilities, which are floats; or "
+                         "give their argmax(axis=1)")
     if not (cnp.PyArray_TYPE(y) == cnp.NPY_INT64 and cnp.PyArray_ISCARRAY_RO(y)):
         if x.dtype.kind not in "iu":
             raise TypeError(f"{name}: expected dtype int64 or another integer, got {x.dtype}")

@@ -1,6 +1,7 @@
 """Models and checkpoints on disk, and what may go wrong with them."""
 
 import errno
+import json
 import os
 import pickle
 
@@ -52,6 +53,18 @@ def test_the_tensors_are_plain_safetensors(tmp_path):
     model.save(tmp_path / "m")
     tensors = load_file(tmp_path / "m")
     assert {name: a.shape for name, a in tensors.items()} == {name: a.shape for name, a in model.state_dict().items()}
+
+
+def test_the_same_model_is_the_same_file(tmp_path):
+    """Byte for byte: safetensors alone would order the metadata by chance."""
+    written = set()
+    for _ in range(8):
+        dd.models.MLP(3, (4,), 2, seed=0).save(tmp_path / "m")
+        written.add((tmp_path / "m").read_bytes())
+    assert len(written) == 1
+    start = 8 + int.from_bytes((content := written.pop())[:8], "little")
+    assert start % 8 == 0
+    assert list(json.loads(content[8:start])["__metadata__"]) == ["dd2424fast", "header", "kind", "sha256"]
 
 
 def test_wrong_files_are_named(make_trainer, tmp_path):

@@ -484,7 +484,7 @@ def test_halving_goes_on_with_the_survivors(data):
     settings = {"alpha": [1e-5, 1e-3, 0.1], "learning_rate_init": [1e-4, 1e-3, 1e-2]}
     search = dd.successive_halving(network(tol=0), settings, X, y, seeds=2, max_iter=9, validation=0.2)
     assert [len(one.settings) for one in search.rounds] == [9, 3, 1]
-    assert search.notes == ["9 settings after 1 epochs", "3 settings after 3 epochs", "1 settings after 9 epochs"]
+    assert search.notes == ["9 settings after 1 epoch", "3 settings after 3 epochs", "1 setting after 9 epochs"]
     best = [search.rounds[0].settings[i] for i in sorted(search.rounds[0].ranking[:3])]
     assert search.rounds[1].settings == best
     train, _, labels, _ = train_test_split(X, y, test_size=0.2, stratify=y, random_state=0)

@@ -20,7 +20,11 @@ KINDS = ("training", "ragged", "generation", "inference", "fits", "scaling", "ke
 )
 @click.argument("names", metavar="[NAME]...", nargs=-1)
 @click.option("--workloads", help="More names, separated by commas.")
-@click.option("--libraries", help="Only these, separated by commas.  [default: all that are installed]")
+@click.option(
+    "--libraries",
+    help="Only these, separated by commas, of fast, numpy (the twins), numpy32 (a fast script), torch, torch_lean, "
+    "jax, sklearn, course (a float64 script).  [default: all that are installed]",
+)
 @click.option("--threads", type=click.IntRange(1), default=2, show_default=True, help="CPU threads of each library.")
 @click.option(
     "--rounds", type=click.IntRange(1), default=5, show_default=True, help="How often each library takes its turn."
@@ -39,8 +43,8 @@ def bench(names, workloads, libraries, threads, rounds, seconds, output, as_json
     NAME is a workload (mlp, lstm_b64, ...) or all of a kind: training, ragged (a batch of unequal sequences, against a
     full one), generation, inference (images a second in use), fits (of estimators, against scikit-learn), scaling (an
     update's time against time steps, batch and units), kernels, memory (what an update holds, against what it must),
-    overheads (what Python, import and first use cost); or all. Without a NAME: training, ragged, generation, inference
-    and fits.
+    overheads (what Python, import and first use cost); or all. A NAME that is none is answered by a list of them.
+    Without a NAME: training, ragged, generation, inference and fits.
 
     Each library runs in a process of its own, from the same weights and on the same batches, and the libraries take
     turns. Close other programs first.

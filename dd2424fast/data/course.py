@@ -203,8 +203,11 @@ def _targets(X, Y, y):
         return labels
     Y = _numbers("Y", Y)
     if Y.ndim != 2 or Y.shape[1] != n:
-        rows = ": it seems to have a row for each sample, give Y.T" if Y.ndim == 2 and len(Y) == n else ""
-        raise ValueError(f"Y: expected shape (K, {n}), a column for each of X's, got {Y.shape}{rows}")
+        raise ValueError(f"Y: expected shape (K, {n}), a column for each of X's, got {Y.shape}{_turned(X, Y)}")
+    if Y.shape[0] == 1 and Y.dtype.kind in "ui" and n > 1 and Y.max() > 1:
+        raise ValueError(
+            f"Y: expected columns of probabilities, or one-hot ones, got {Y.shape}: labels are given as y="
+        )
     if not (np.all(Y >= 0) and np.allclose(Y.sum(axis=0), 1, rtol=0, atol=1e-5)):
         raise ValueError("Y: expected columns of probabilities, or one-hot ones, that sum to 1")
     likeliest = Y.argmax(axis=0).astype(np.int64) if len(Y) else np.empty(0, np.int64)
@@ -212,6 +215,20 @@ def _targets(X, Y, y):
         _check_same(labels, likeliest)
     one_hot = np.count_nonzero(Y) == n
     return likeliest if one_hot else np.ascontiguousarray(Y.T)
+
+
+def _turned(X, Y):
+    """What seems to be the other way round, where Y has not as many columns as X."""
+    d, n = X.shape
+    if Y.ndim == 1 and Y.size == n:
+        return ": labels are given as y="
+    if Y.ndim != 2:
+        return ""
+    if Y.shape[1] == d:
+        return ": X seems to have a row for each sample, give X.T"
+    if len(Y) == n:
+        return ": it seems to have a row for each sample, give Y.T"
+    return ": both seem to have a row for each sample, give X.T and Y.T" if len(Y) == d else ""
 
 
 def _labels(y, samples, features, hint):

@@ -265,11 +265,9 @@ class Standardizer:
         OSError
             The file could not be written; a previous one is whole.
         """
-        from safetensors.numpy import save
+        from ..files import FORMAT, in_order, write_atomically
 
-        from ..files import FORMAT, write_atomically
-
-        write_atomically(path, save(self.state_dict(), {"dd2424fast": FORMAT, "kind": "standardizer"}))
+        write_atomically(path, in_order(self.state_dict(), {"dd2424fast": FORMAT, "kind": "standardizer"}))
 
     @classmethod
     def load(cls, path, dtype="float32"):

@@ -385,7 +385,10 @@ def test_bad_input():
         ({"labels": np.full((4, 3), np.nan)}, ValueError, "labels: .* sum to 1"),
         ({"labels": np.ones((4, 1))}, ValueError, r"labels: expected shape \(4, 3\), got \(4, 1\)"),
         ({"labels": np.eye(4, 3, dtype="float32")}, TypeError, "labels: expected dtype float64"),
-        ({"labels": np.eye(4, 3, dtype=int)}, ValueError, r"labels: expected shape \(4,\), got \(4, 3\)"),
+        *[
+            ({"labels": np.eye(4, 3, dtype=kind)}, ValueError, rf"labels: .* \(4,\), got \(4, 3\) of {kind}: one-hot")
+            for kind in ("int64", "uint8", "bool")
+        ],
         (
             {"labels": np.full((4, 3), 1 / 3), "sample_weight": np.zeros(4)},
             ValueError,
