@@ -21,7 +21,7 @@ lint: $(INSTALLED)
 	$(BIN)/pre-commit run --all-files
 
 $(INSTALLED): $(SOURCES)
-	@echo "Installing into $(VENV): fetching packages, then compiling the kernels (once; 2 to 4 minutes on two cores)"
+	@echo "Installing into $(VENV): fetching packages, then compiling the kernels (once; some minutes)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --upgrade pip
 	@$(BIN)/python -m pip install --quiet --editable '.[test]'

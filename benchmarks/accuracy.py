@@ -15,20 +15,19 @@ from multiprocessing import get_context
 
 import numpy as np
 
+import dd2424fast as dd
+from dd2424fast.metrics import half_interval
+
 LIBRARIES = ("dd2424fast", "sklearn.neural_network")
 
 
 def digits(path, dtype):
-    import dd2424fast as dd
-
     (x, y), (x_test, y_test) = dd.data.load_digits()
     x, x_test = (images.reshape(len(images), -1) / 16 for images in (x, x_test))
     return x.astype(dtype), y, x_test.astype(dtype), y_test
 
 
 def cifar10(path, dtype):
-    import dd2424fast as dd
-
     (x, y), (x_test, y_test) = dd.data.load_cifar10(path)
     scale = dd.data.Standardizer()
     x = scale.fit_transform(x.reshape(len(x), -1)).astype(dtype)
@@ -56,8 +55,6 @@ def trained(library, settings):
 
 def compared(task, arguments, settings):
     """A line for each library."""
-    from dd2424fast.metrics import half_interval
-
     found = {library: [] for library in LIBRARIES}
     processes = {
         library: ProcessPoolExecutor(1, get_context("spawn"), load, (task, arguments.data, arguments.dtype))
@@ -92,7 +89,7 @@ def main():
     arguments = parser.parse_args()
     if arguments.seeds < 2 or arguments.epochs < 1:
         parser.error("expected at least two seeds and one epoch")
-    threads = os.environ.get("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0))))
+    threads = str(dd.get_num_threads())
     os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), threads))
     epochs = {"tol": 0.0, "n_iter_no_change": 10**6}  # all that are asked for
     compared("digits", arguments, {"hidden_layer_sizes": (100,), "max_iter": 10 * arguments.epochs, **epochs})

@@ -35,7 +35,6 @@ cdef enum:
     EXPONENTIAL = 3
 
     SPAN = 8192         # parameters that one thread updates at a time
-    SHORT = 512         # elements that are copied without a call
     PIECE = 16384       # elements of a batch that one thread gathers at least
     BLOCK_ROWS = 512    # rows that pass through the network at a time in use
 
@@ -107,7 +106,7 @@ cdef class Network:
 
     def __cinit__(self, plan, cnp.ndarray parameters, gradients, cnp.ndarray buffers, Py_ssize_t capacity, bint training):
         cdef tuple sizes = plan.sizes
-        cdef Py_ssize_t i, layers = len(sizes) - 1
+        cdef Py_ssize_t layers = len(sizes) - 1
         self.count, self.capacity = layers, capacity
         self.output = ("softmax", "sigmoid", "identity", "exp").index(plan.output)
         self.custom = None if type(plan.activation) is str else plan.activation
@@ -728,7 +727,7 @@ def mlp_updates(plan, cnp.ndarray parameters, cnp.ndarray buffers, solver, x, cn
     cdef bint normed = plan.batch_norm
     cdef Py_ssize_t most = min(n, batch_size + normed)
     cdef Network net = Network(plan, parameters, np.empty_like(parameters), buffers, most, True)
-    cdef Batch batch = Batch(parameters.dtype, plan.sizes[0], plan.sizes[len(plan.sizes) - 1], 0 if order is None else most, x, y, sample_weight)
+    cdef Batch batch = Batch(parameters.dtype, plan.sizes[0], plan.sizes[net.count], 0 if order is None else most, x, y, sample_weight)
     cdef const int64_t* which = NULL if order is None else <const int64_t*> cnp.PyArray_DATA(order)
     cdef Rows rows
     cdef Step step

@@ -16,8 +16,8 @@ cdef enum:
     NARROW = 12        # columns that `narrow` takes at most
     M_BLOCK = 1024     # rows of A that stay in the second cache while all panels pass
     A_VECTORS = 16     # of rows of a transposed A, that are packed and stay there likewise
-    A_STEP = 4096      # bytes between its elements, and of all of it, from which on that pays
-    A_BYTES = 524288
+    A_STEP = 4096      # bytes between its elements from which on that pays,
+    A_BYTES = 524288   # and bytes of all of it
     CHUNK_LEAST = 1536 # sums of fewer products are not cut into chunks
     CHUNK_OUTPUTS = 16384   # room for the sums of all chunks but the first
 
@@ -315,7 +315,7 @@ cdef void panels(const Product* p, Py_ssize_t start, Py_ssize_t stop, Py_ssize_t
                     finish(p.activation, c, p.c_row, rows, columns, NULL if p.bias == NULL else p.bias + column)
             k += size
             if with_edge and (packs_a or k == p.K or k % K_DOTS == 0):
-                narrow(p, row, row + rows, a - (0 if packs_a else (k - size - edge_k) * a_step), a_step, edge_k, k)
+                narrow(p, row, row + rows, a - (k - size - edge_k) * a_step, a_step, edge_k, k)
                 edge_k = k
 
 

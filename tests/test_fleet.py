@@ -4,9 +4,7 @@ import contextvars
 import functools
 import itertools
 import math
-import os
 import re
-import signal
 import threading
 import time
 import warnings
@@ -14,6 +12,7 @@ import warnings
 import numpy as np
 import pytest
 from scipy import sparse, stats
+from side_threads import interrupted, side_threads
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.exceptions import ConvergenceWarning
@@ -223,33 +222,20 @@ def forever(**options):
     return network(max_iter=10**7, tol=0, n_iter_no_change=10**7, time_budget=30.0, **options)
 
 
-def fleet_threads():
-    return [thread for thread in threading.enumerate() if thread.name.startswith("dd2424fast")]
-
-
 def test_an_error_ends_the_trainings_beside_it(data):
     started = time.monotonic()
     with pytest.raises(ValueError, match="dropout: expected"):
         dd.fit_many(forever(), {"dropout": [0.0, -1.0, 0.1]}, *data, threads=2)
     assert time.monotonic() - started < 20
-    assert not fleet_threads()
+    assert not side_threads()
 
 
 def test_an_interrupt_ends_all_trainings(data):
-    def interrupt():
-        while len(fleet_threads()) < 2:
-            time.sleep(0.01)
-        time.sleep(0.1)
-        os.kill(os.getpid(), signal.SIGINT)
-
     started = time.monotonic()
-    thread = threading.Thread(target=interrupt)
-    thread.start()
-    with pytest.raises(KeyboardInterrupt):
+    with interrupted(), pytest.raises(KeyboardInterrupt):
         dd.fit_many(forever(), {"alpha": [0.1, 0.2, 0.3, 0.4]}, *data, threads=2)
-    thread.join()
     assert time.monotonic() - started < 20
-    assert not fleet_threads()
+    assert not side_threads()
 
 
 @pytest.mark.parametrize("solver", ["adam", "sgd", "lbfgs"])
@@ -276,7 +262,7 @@ def test_a_fleet_within_a_fleet_has_its_threads_and_ends_with_it(data):
     with pytest.raises(RuntimeError, match="no luck"):
         dd.fit_many(Recorder(), [{"inner": inner}, {"fail": True}], *data, threads=2)
     assert time.monotonic() - started < 20
-    assert not fleet_threads()
+    assert not side_threads()
 
 
 def test_fleets_side_by_side_leave_the_warnings_as_they_were(data):

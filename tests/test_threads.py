@@ -1,19 +1,14 @@
 """Trainings side by side: the same bits, in the items' order, and an end for all of them."""
 
-import os
-import signal
 import threading
 import time
 
 import numpy as np
 import pytest
+from side_threads import interrupted, side_threads
 
 import dd2424fast as dd
 from dd2424fast.kernels import _team
-
-
-def ours():
-    return [thread for thread in threading.enumerate() if thread.name.startswith("dd2424fast")]
 
 
 def limit():
@@ -68,7 +63,7 @@ def forever(problem, make_trainer):
 
     def train(item):
         if item == "fail":
-            while len(ours()) < 2:
+            while len(side_threads()) < 2:
                 time.sleep(0.01)
             raise RuntimeError("no luck")
         trainer = make_trainer()
@@ -85,27 +80,17 @@ def test_an_error_ends_the_trainings_beside_it(forever):
         dd.side_by_side(train, ["first", "fail", "third"], threads=2)
     assert time.monotonic() - started < 20
     assert set(ended) == {"interrupted"}
-    assert not ours()
+    assert not side_threads()
 
 
 def test_an_interrupt_ends_all(forever):
     train, ended = forever
-
-    def interrupt():
-        while len(ours()) < 2:
-            time.sleep(0.01)
-        time.sleep(0.1)
-        os.kill(os.getpid(), signal.SIGINT)
-
     started = time.monotonic()
-    thread = threading.Thread(target=interrupt)
-    thread.start()
-    with pytest.raises(KeyboardInterrupt):
+    with interrupted(), pytest.raises(KeyboardInterrupt):
         dd.side_by_side(train, range(4), threads=2)
-    thread.join()
     assert time.monotonic() - started < 20
     assert set(ended) == {"interrupted"}
-    assert not ours()
+    assert not side_threads()
 
 
 def test_a_bar_counts(capsys):
